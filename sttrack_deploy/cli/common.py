@@ -1,0 +1,86 @@
+"""What the commands share: error handling, option groups, printing."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from rich.console import Console
+
+from sttrack_deploy.bundle import default_bundle_path
+from sttrack_deploy.engines.registry import BACKENDS, DEFAULT_BACKEND
+from sttrack_deploy.errors import UserError
+
+__all__ = ["bundle_option", "command", "console", "debug_option", "engine_options", "resolve_bundle"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+console = Console(stderr=True, highlight=False)
+"""For people: progress, tables, notes. Standard output is for results that programs read."""
+
+
+def command(function: F) -> F:
+    """Make ``--debug`` and the exit codes of :mod:`sttrack_deploy.errors` part of a command.
+
+    Outermost decorator under ``@click.command``.
+    """
+
+    @debug_option
+    @functools.wraps(function)
+    def wrapped(*args: Any, debug: bool, **options: Any) -> Any:
+        try:
+            return function(*args, **options)
+        except UserError as error:
+            if debug:
+                raise
+            click.echo(f"error: {error}", err=True)
+            sys.exit(error.exit_code)
+        except BrokenPipeError:
+            # The reader of our output went away; say nothing, and keep Python from saying it at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
+        except MemoryError:
+            click.echo("error: out of memory; use a smaller batch or fewer workers", err=True)
+            sys.exit(1)
+
+    return wrapped  # type: ignore[return-value]
+
+
+debug_option = click.option("--debug", is_flag=True, help="Show the full traceback of an error.")
+
+
+def bundle_option(function: F) -> F:
+    """``--bundle DIR``: which exported model to use."""
+    return click.option(
+        "--bundle",
+        type=click.Path(path_type=Path, file_okay=False),
+        default=None,
+        help="Exported bundle.  [default: the shipped sttrack-nano]",
+    )(function)
+
+
+def engine_options(function: F) -> F:
+    """``--engine NAME`` and ``--threads N``."""
+    function = click.option(
+        "--threads",
+        type=click.IntRange(min=1),
+        default=None,
+        help="CPU threads for inference.  [default: all]",
+    )(function)
+    return click.option(
+        "--engine",
+        type=click.Choice(list(BACKENDS)),
+        default=DEFAULT_BACKEND,
+        show_default=True,
+        help="Back end that runs the network.",
+    )(function)
+
+
+def resolve_bundle(path: Path | None) -> Path:
+    """The folder named, or the shipped bundle's."""
+    return default_bundle_path() if path is None else path

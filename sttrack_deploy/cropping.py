@@ -1,0 +1,78 @@
+"""Cutting the square crop that the network sees out of a frame, and its padding mask."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from sttrack_deploy.geometry import CropWindow, crop_window
+
+__all__ = ["Crop", "crop_patch"]
+
+UInt8Array = npt.NDArray[np.uint8]
+BoolArray = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Crop:
+    """A resized crop.
+
+    Attributes:
+        patch: uint8 ``(size, size, 3)``, RGB.
+        mask: bool ``(size / stride, size / stride)``, True where the network's cell is padding.
+        resize_factor: ``size / side``, crop pixels for each image pixel.
+        window: the square of the image it was cut from.
+    """
+
+    patch: UInt8Array
+    mask: BoolArray
+    resize_factor: float
+    window: CropWindow
+
+
+def crop_patch(frame: UInt8Array, box: Sequence[float], factor: float, size: int, stride: int) -> Crop:
+    """Cut the square of ``factor`` times the box's mean side around ``box`` and resize it.
+
+    Args:
+        frame: BGR uint8 ``(height, width, 3)``, as OpenCV gives it.
+        box: x, y, w, h in pixels.
+        factor: side of the crop over ``sqrt(w * h)``.
+        size: side of the resized crop in pixels.
+        stride: pixels of the resized crop for each cell of the mask.
+
+    What lies outside the image is black and masked. The mask is the published one (the float mask of
+    the padding, resized bilinearly, any non-zero counts, sampled at the stride), computed on the two
+    axes apart: a pixel is padded when its column or its row is.
+    """
+    height, width = frame.shape[:2]
+    window = crop_window(box, factor)
+    left, top, right, bottom = window.padding(height, width)
+    inside = frame[window.y1 + top : max(window.y2 - bottom, 0), window.x1 + left : max(window.x2 - right, 0)]
+    cells = size // stride
+    if inside.size == 0:  # the window does not touch the image at all
+        patch = np.zeros((size, size, 3), np.uint8)
+        return Crop(patch, np.ones((cells, cells), np.bool_), size / window.side, window)
+    if left or top or right or bottom:
+        inside = np.asarray(
+            cv2.copyMakeBorder(inside, top, bottom, left, right, cv2.BORDER_CONSTANT, value=(0, 0, 0)),
+            np.uint8,
+        )
+    patch = cv2.cvtColor(cv2.resize(inside, (size, size)), cv2.COLOR_BGR2RGB)
+    columns = _padded_cells(window.side, left, right, size, stride)
+    rows = _padded_cells(window.side, top, bottom, size, stride)
+    mask = rows[:, None] | columns[None, :]
+    return Crop(np.asarray(patch, np.uint8), mask, size / window.side, window)
+
+
+def _padded_cells(side: int, before: int, after: int, size: int, stride: int) -> BoolArray:
+    """Which cells along one axis are padding; bool ``(size / stride,)``."""
+    if not before and not after:
+        return np.zeros(size // stride, np.bool_)
+    line = np.zeros((1, side), np.float32)
+    line[:, :before] = 1.0
+    line[:, side - after :] = 1.0
+    return np.asarray(cv2.resize(line, (size, 1))[0, ::stride] != 0.0, np.bool_)

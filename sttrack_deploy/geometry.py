@@ -1,0 +1,170 @@
+"""Boxes: the one home of their arithmetic, shared by training, runtime and evaluation.
+
+A box is ``(x, y, w, h)`` in pixels, floats, ``(x, y)`` the top-left corner with the origin at the
+top-left of the image, unless a name says ``xyxy``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from sttrack_deploy.errors import UsageError
+
+__all__ = [
+    "Box",
+    "CropWindow",
+    "box_from_crop",
+    "clip_box",
+    "crop_window",
+    "iou",
+    "parse_box",
+    "validate_box",
+]
+
+Box = tuple[float, float, float, float]
+FloatArray = npt.NDArray[np.float64]
+
+CLIP_MARGIN = 10.0
+"""Pixels of every box that stay inside the image, and its least width and height (published tracker)."""
+
+
+@dataclass(frozen=True, slots=True)
+class CropWindow:
+    """The square of the image that a crop shows: ``x1 <= x < x2 = x1 + side``, whole pixels."""
+
+    x1: int
+    y1: int
+    side: int
+
+    @property
+    def x2(self) -> int:
+        return self.x1 + self.side
+
+    @property
+    def y2(self) -> int:
+        return self.y1 + self.side
+
+    def padding(self, height: int, width: int) -> tuple[int, int, int, int]:
+        """Pixels of padding ``(left, top, right, bottom)`` for an image of that size.
+
+        The right and bottom pads carry the published ``+ 1``, which drops the image's last column and
+        row; trained weights expect it.
+        """
+        return (
+            max(0, -self.x1),
+            max(0, -self.y1),
+            max(0, self.x2 - width + 1),
+            max(0, self.y2 - height + 1),
+        )
+
+
+def crop_window(box: Sequence[float], factor: float) -> CropWindow:
+    """The square around ``box`` whose side is ``ceil(sqrt(w * h) * factor)`` (STARK's ``sample_target``).
+
+    Raises:
+        UsageError: the box is so small that the crop would be empty.
+    """
+    x, y, w, h = box
+    area = w * h
+    side = math.ceil(math.sqrt(area) * factor) if area > 0 else 0
+    if side < 1:
+        raise UsageError(f"the box {_show(box)} has no area; width and height must be greater than 0")
+    # round() is half to even, as in the published code.
+    return CropWindow(round(x + 0.5 * w - side * 0.5), round(y + 0.5 * h - side * 0.5), side)
+
+
+def box_from_crop(
+    box_xyxy: Sequence[float], previous: Sequence[float], search_size: int, resize_factor: float
+) -> Box:
+    """Map a predicted box back to the image.
+
+    Args:
+        box_xyxy: corners normalised to the search crop, 0 to 1.
+        previous: the box ``(x, y, w, h)`` that the crop was centred on, image pixels.
+        search_size: side of the resized crop in pixels.
+        resize_factor: ``search_size / side of the crop in image pixels``.
+
+    Returns:
+        ``(x, y, w, h)`` in image pixels, not clipped. The centre is relative to the *unrounded*
+        previous centre, as published, although the crop itself was cut at whole pixels.
+    """
+    scale = search_size / resize_factor
+    x1, y1, x2, y2 = (float(v) for v in box_xyxy)
+    cx, cy = 0.5 * (x1 + x2) * scale, 0.5 * (y1 + y2) * scale
+    w, h = (x2 - x1) * scale, (y2 - y1) * scale
+    previous_cx, previous_cy = previous[0] + 0.5 * previous[2], previous[1] + 0.5 * previous[3]
+    half = 0.5 * scale
+    return cx + previous_cx - half - 0.5 * w, cy + previous_cy - half - 0.5 * h, w, h
+
+
+def clip_box(box: Sequence[float], height: int, width: int, margin: float = CLIP_MARGIN) -> Box:
+    """Keep at least ``margin`` pixels of the box inside the image and both sides at least ``margin``."""
+    x, y, w, h = box
+    x2, y2 = x + w, y + h
+    x1, y1 = min(max(0.0, x), width - margin), min(max(0.0, y), height - margin)
+    x2, y2 = min(max(margin, x2), float(width)), min(max(margin, y2), float(height))
+    return x1, y1, max(margin, x2 - x1), max(margin, y2 - y1)
+
+
+def iou(a: npt.ArrayLike, b: npt.ArrayLike) -> FloatArray:
+    """Intersection over union of boxes ``(..., 4)`` in x, y, w, h; 0 where either has no area.
+
+    NaN boxes give NaN.
+    """
+    p, q = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    left = np.maximum(p[..., :2], q[..., :2])
+    right = np.minimum(p[..., :2] + p[..., 2:], q[..., :2] + q[..., 2:])
+    overlap = np.prod(np.clip(right - left, 0.0, None), axis=-1)
+    area_p = np.prod(np.clip(p[..., 2:], 0.0, None), axis=-1)
+    area_q = np.prod(np.clip(q[..., 2:], 0.0, None), axis=-1)
+    union = area_p + area_q - overlap
+    with np.errstate(invalid="ignore"):
+        ratio = overlap / np.where(union > 0, union, 1.0)
+    return np.asarray(np.where(np.isnan(union), np.nan, ratio), dtype=np.float64)
+
+
+def parse_box(text: str) -> Box:
+    """``"X,Y,W,H"`` as a box.
+
+    Raises:
+        UsageError: not four numbers.
+    """
+    parts = text.replace(",", " ").split()
+    try:
+        values = [float(part) for part in parts]
+    except ValueError:
+        values = []
+    if len(values) != 4:
+        raise UsageError(f"a box is four numbers X,Y,W,H (for example 120,80,64,48), not {text!r}")
+    return values[0], values[1], values[2], values[3]
+
+
+def validate_box(box: Sequence[float], height: int, width: int) -> Box:
+    """The part of ``box`` inside an image of that size, fit to start tracking on.
+
+    A box that reaches over the border is cut to the image.
+
+    Raises:
+        UsageError: not four finite numbers, no area, or nothing (less than one pixel) inside the image.
+    """
+    values = [float(v) for v in box]
+    if len(values) != 4 or not all(math.isfinite(v) for v in values):
+        raise UsageError(f"the box {_show(values)} is not four finite numbers x,y,w,h")
+    x, y, w, h = values
+    if w <= 0 or h <= 0:
+        raise UsageError(f"the box {_show(values)} has no area; width and height must be greater than 0")
+    x1, y1, x2, y2 = max(0.0, x), max(0.0, y), min(float(width), x + w), min(float(height), y + h)
+    if x2 - x1 < 1 or y2 - y1 < 1:
+        raise UsageError(
+            f"the box {_show(values)} has less than one pixel inside the image, which is {width} x {height}"
+        )
+    return (x, y, w, h) if (x1, y1, x2, y2) == (x, y, x + w, y + h) else (x1, y1, x2 - x1, y2 - y1)
+
+
+def _show(box: Sequence[float]) -> str:
+    return ",".join(f"{v:g}" for v in box)

@@ -1,0 +1,152 @@
+"""What a network is made of: one frozen dataclass, and the two presets."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sttrack_deploy.errors import UsageError, UserError
+
+__all__ = ["PRESETS", "MemorySemantics", "ModelConfig", "preset"]
+
+MemorySemantics = Literal["test", "train"]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """The numbers of one STTrack network.
+
+    Attributes:
+        name: preset name, or the name of the file it came from.
+        backbone: ``resnet18|34|50|101`` (published, frozen batch norm) or ``plain`` (small, trainable).
+        plain_channels: output channels of the four stride-2 stages; ``plain`` only.
+        plain_blocks: residual blocks after each stage; ``plain`` only.
+        hidden_dim: width of all tokens and queries.
+        memory_capacity: spatial queries kept for the memory attention (a ring).
+        memory_semantics: ``test`` attends to the previous frames' queries only (to itself on the
+            first frame); ``train`` attends to the current one as well, as the published training does.
+        template_factor, search_factor: side of a crop over ``sqrt(w * h)`` of the box.
+    """
+
+    name: str
+    backbone: str = "resnet50"
+    plain_channels: tuple[int, ...] = ()
+    plain_blocks: tuple[int, ...] = ()
+    hidden_dim: int = 256
+    heads: int = 8
+    feedforward_dim: int = 2048
+    encoder_layers: int = 6
+    decoder_layers: int = 6
+    memory_layers: int = 2
+    memory_heads: int = 8
+    memory_feedforward_dim: int = 2048
+    head_dim: int = 256
+    dropout: float = 0.1
+    template_size: int = 128
+    template_factor: float = 2.0
+    search_size: int = 320
+    search_factor: float = 5.0
+    stride: int = 16
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    memory_capacity: int = 64
+    memory_semantics: MemorySemantics = "test"
+
+    def __post_init__(self) -> None:
+        for size in (self.template_size, self.search_size):
+            if size <= 0 or size % self.stride:
+                raise UsageError(f"crop sizes must be multiples of the stride {self.stride}, not {size}")
+        for heads in (self.heads, self.memory_heads):
+            if self.hidden_dim % heads or self.hidden_dim % 4:
+                raise UsageError(f"hidden_dim {self.hidden_dim} must be divisible by 4 and by {heads} heads")
+        if self.memory_capacity < 1:
+            raise UsageError(f"memory capacity must be at least 1, not {self.memory_capacity}")
+        if self.memory_semantics not in ("test", "train"):
+            raise UsageError(f"memory semantics are 'test' or 'train', not {self.memory_semantics!r}")
+
+    @property
+    def template_cells(self) -> int:
+        """Cells along one side of the template's feature map."""
+        return self.template_size // self.stride
+
+    @property
+    def search_cells(self) -> int:
+        """Cells along one side of the search region's feature map."""
+        return self.search_size // self.stride
+
+    def with_memory(self, capacity: int | None, semantics: MemorySemantics | None) -> ModelConfig:
+        """A copy with another memory; ``None`` keeps what is there."""
+        return dataclasses.replace(
+            self,
+            memory_capacity=self.memory_capacity if capacity is None else capacity,
+            memory_semantics=self.memory_semantics if semantics is None else semantics,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types only, fit for JSON."""
+        return {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in dataclasses.asdict(self).items()
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ModelConfig:
+        """The reverse of :meth:`to_dict`.
+
+        Raises:
+            UserError: a field is unknown or the name is missing.
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        unknown = sorted(set(data) - known)
+        if unknown or "name" not in data:
+            what = f"unknown fields {unknown}" if unknown else "no field 'name'"
+            raise UserError(f"a model configuration has {what}; known fields are {sorted(known)}")
+        values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in data.items()}
+        return cls(**values)
+
+    def to_json(self) -> str:
+        """One line, keys sorted: equal configurations give equal text."""
+        return json.dumps(self.to_dict(), sort_keys=True)
+
+
+PRESETS: dict[str, ModelConfig] = {
+    config.name: config
+    for config in (
+        ModelConfig(name="sttrack-r50"),
+        ModelConfig(
+            name="sttrack-nano",
+            backbone="plain",
+            plain_channels=(32, 48, 96, 192),
+            plain_blocks=(0, 1, 1, 2),
+            hidden_dim=128,
+            heads=4,
+            feedforward_dim=384,
+            encoder_layers=3,
+            decoder_layers=2,
+            memory_layers=2,
+            memory_heads=4,
+            memory_feedforward_dim=256,
+            head_dim=96,
+            dropout=0.0,
+            template_size=96,
+            search_size=192,
+            search_factor=4.0,
+            memory_capacity=8,
+        ),
+    )
+}
+
+
+def preset(name: str) -> ModelConfig:
+    """A preset by name.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    try:
+        return PRESETS[name]
+    except KeyError:
+        raise UsageError(f"there is no preset {name!r}; presets are {', '.join(sorted(PRESETS))}") from None

@@ -1,0 +1,122 @@
+"""What a clip's predictions are graded by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["LossTerms", "LossWeights", "corner_targets", "foreground_cells", "generalized_iou", "grade"]
+
+
+@dataclass(frozen=True, slots=True)
+class LossWeights:
+    """Weights of the terms; ``corner`` and ``foreground`` are 0 in the published recipe.
+
+    Attributes:
+        giou, l1: on the box of frames that show the target (published: 5 and 2, see
+            ``reference/semantics.md``: the published names are swapped).
+        corner: divergence of the corner maps from where the corners are; from the uniform map where the
+            target is absent, which is what gives the confidence its meaning.
+        foreground: which cells lie on the target, from their likeness to the temporal query.
+    """
+
+    giou: float = 5.0
+    l1: float = 2.0
+    corner: float = 0.0
+    foreground: float = 0.0
+
+
+class LossTerms(NamedTuple):
+    """The weighted sum to minimise, its unweighted parts, and the mean IoU; scalars."""
+
+    total: Tensor
+    giou: Tensor
+    l1: Tensor
+    corner: Tensor
+    foreground: Tensor
+    iou: Tensor
+
+
+def generalized_iou(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """IoU and generalized IoU of boxes ``(N, 4)`` in x1 y1 x2 y2 (Rezatofighi et al. 2019).
+
+    Degenerate boxes (x2 < x1) count as empty; they occur early in training.
+    """
+    area_a = (a[:, 2:] - a[:, :2]).clamp(min=0).prod(1)
+    area_b = (b[:, 2:] - b[:, :2]).clamp(min=0).prod(1)
+    overlap = (torch.minimum(a[:, 2:], b[:, 2:]) - torch.maximum(a[:, :2], b[:, :2])).clamp(min=0).prod(1)
+    union = (area_a + area_b - overlap).clamp(min=1e-7)
+    iou = overlap / union
+    hull = (torch.maximum(a[:, 2:], b[:, 2:]) - torch.minimum(a[:, :2], b[:, :2])).clamp(min=0).prod(1)
+    return iou, iou - (hull - union) / hull.clamp(min=1e-7)
+
+
+def corner_targets(points: Tensor, cells: int) -> Tensor:
+    """Distribution over the cells whose mean is the corner.
+
+    Args:
+        points: ``(N, 2)`` x, y over the crop's side; clamped to what the cells can express.
+
+    Returns:
+        ``(N, cells, cells)``: the four cells around the point, weighted bilinearly.
+    """
+    place = (points * cells).clamp(0, cells - 1)
+    index = torch.arange(cells, device=points.device)
+    weight = (1 - (place[:, :, None] - index).abs()).clamp(min=0)
+    return weight[:, 1, :, None] * weight[:, 0, None, :]
+
+
+def foreground_cells(box: Tensor, cells: int) -> Tensor:
+    """1 where a cell's centre lies in the box ``(N, 4)``; float ``(N, cells^2)``."""
+    centre = (torch.arange(cells, device=box.device) + 0.5) / cells
+    inside = (centre >= box[:, :2, None]) & (centre <= box[:, 2:, None])
+    return (inside[:, 1, :, None] & inside[:, 0, None, :]).flatten(1).float()
+
+
+def grade(
+    box: Tensor,
+    score_top_left: Tensor,
+    score_bottom_right: Tensor,
+    likeness: Tensor,
+    truth: Tensor,
+    present: Tensor,
+    weights: LossWeights,
+) -> LossTerms:
+    """Losses of N frames.
+
+    Args:
+        box: predicted ``(N, 4)`` x1 y1 x2 y2 over the crop's side.
+        score_top_left, score_bottom_right: logits ``(N, cells, cells)``.
+        likeness: logits ``(N, cells^2)`` of each cell lying on the target.
+        truth: ``(N, 4)``, like ``box``; ignored where not ``present``.
+        present: bool ``(N,)``.
+    """
+    cells = score_top_left.shape[-1]
+    shown = present.float()
+    count = shown.sum().clamp(min=1)
+    truth = torch.where(present[:, None], truth, torch.tensor([0.25, 0.25, 0.75, 0.75], device=box.device))
+    inside = truth.clamp(0, 1)
+    iou, giou = generalized_iou(box, inside)
+    giou_loss = ((1 - giou) * shown).sum() / count
+    l1_loss = ((box - inside).abs().mean(1) * shown).sum() / count
+    divergence = box.new_zeros(())
+    for scores, points in ((score_top_left, truth[:, :2]), (score_bottom_right, truth[:, 2:])):
+        flat = torch.full((cells, cells), 1.0 / cells**2, device=box.device)
+        target = torch.where(present[:, None, None], corner_targets(points, cells), flat).flatten(1)
+        log_probability = torch.log_softmax(scores.flatten(1).float(), dim=1)
+        divergence = divergence + F.kl_div(log_probability, target, reduction="batchmean")
+    target_cells = foreground_cells(truth, cells) * shown[:, None]
+    # Few cells are foreground: weigh both classes alike.
+    rarity = ((1 - target_cells).sum() / target_cells.sum().clamp(min=1)).clamp(max=20)
+    foreground = F.binary_cross_entropy_with_logits(likeness.float(), target_cells, pos_weight=rarity.detach())
+    total = (
+        weights.giou * giou_loss
+        + weights.l1 * l1_loss
+        + weights.corner * divergence
+        + weights.foreground * foreground
+    )
+    return LossTerms(total, giou_loss, l1_loss, divergence, foreground, (iou.detach() * shown).sum() / count)

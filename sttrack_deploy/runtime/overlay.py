@@ -1,0 +1,131 @@
+"""Drawing results on frames: readable on any background and at any frame size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from sttrack_deploy.geometry import Box
+from sttrack_deploy.runtime.sink import FrameResult
+
+__all__ = ["draw_result", "draw_truth"]
+
+Image = npt.NDArray[np.uint8]
+Colour = tuple[int, int, int]
+
+FOUND: Colour = (80, 220, 60)  # BGR
+LOST: Colour = (50, 50, 240)
+TRUTH: Colour = (255, 200, 60)
+INK: Colour = (255, 255, 255)
+SHADE: Colour = (20, 20, 20)
+FONT = cv2.FONT_HERSHEY_SIMPLEX
+
+
+@dataclass(frozen=True, slots=True)
+class _Style:
+    """Sizes in pixels, for one frame height."""
+
+    line: int
+    text: float
+    weight: int
+    gap: int
+
+    @classmethod
+    def of(cls, image: Image) -> _Style:
+        # The shorter side, so that an upright video's text still fits across it.
+        size = min(image.shape[:2])
+        return cls(
+            max(1, round(size / 220)),
+            max(0.3, size / 780),
+            2 if size >= 900 else 1,
+            max(2, round(size / 90)),
+        )
+
+
+def draw_result(image: Image, result: FrameResult, fps: float | None = None) -> None:
+    """Draw one result into ``image`` (BGR uint8, changed in place).
+
+    The box with its confidence; the frame's number and ``fps`` in a corner; where the target is lost, a
+    dashed red box (the best guess), a red border and a banner.
+    """
+    style = _Style.of(image)
+    colour = LOST if result.lost else FOUND
+    _draw_box(image, result.box, colour, style, dashed=result.lost)
+    status = f"frame {result.frame}" + ("" if fps is None else f"  {fps:.0f} fps")
+    _draw_label(image, status, (style.gap, style.gap), SHADE, style)
+    if result.lost:
+        height, width = image.shape[:2]
+        edge = 2 * style.line
+        cv2.rectangle(image, (0, 0), (width - 1, height - 1), LOST, edge)
+        banner = _Style(style.line, 1.7 * style.text, style.weight + 1, 2 * style.gap)
+        text_width = cv2.getTextSize("LOST", FONT, banner.text, banner.weight)[0][0]
+        left = max(0, (width - text_width) // 2 - banner.gap)
+        _draw_label(image, "LOST", (left, 2 * edge), LOST, banner)
+    x, y, _, h = result.box
+    text = f"{'lost ' if result.lost else ''}{result.confidence:.2f}"
+    label_height = _label_size(text, style)[1]
+    above = y - label_height - style.line
+    # Above the box, below it where there is no room, inside it where there is neither.
+    below_fits = y + h + style.line + label_height <= image.shape[0]
+    top = above if above >= 0 else y + h + style.line if below_fits else max(0.0, y)
+    _draw_label(image, text, (round(x) - style.line // 2, round(top)), colour, style)
+
+
+def draw_truth(image: Image, box: Sequence[float]) -> None:
+    """Draw a ground-truth box (x, y, w, h in pixels) as thin corners; nothing for a NaN box."""
+    if not np.isfinite(np.asarray(box, np.float64)).all():
+        return
+    style = _Style.of(image)
+    x1, y1, x2, y2 = _corners((box[0], box[1], box[2], box[3]), image)
+    length = max(3, min(x2 - x1, y2 - y1) // 4)
+    for x, dx in ((x1, length), (x2, -length)):
+        for y, dy in ((y1, length), (y2, -length)):
+            for ink, width in ((SHADE, style.line + 2), (TRUTH, style.line)):
+                cv2.line(image, (x, y), (x + dx, y), ink, width)
+                cv2.line(image, (x, y), (x, y + dy), ink, width)
+
+
+def _corners(box: Box, image: Image) -> tuple[int, int, int, int]:
+    """First and last pixel of a box, x1 y1 x2 y2, brought near the image: OpenCV's drawing overflows far out."""
+    height, width = image.shape[:2]
+    x, y, w, h = box
+    x1, x2 = (int(np.clip(round(v), -width, 2 * width)) for v in (x, x + w - 1))
+    y1, y2 = (int(np.clip(round(v), -height, 2 * height)) for v in (y, y + h - 1))
+    return x1, y1, x2, y2
+
+
+def _draw_box(image: Image, box: Box, colour: Colour, style: _Style, *, dashed: bool) -> None:
+    x1, y1, x2, y2 = _corners(box, image)
+    # A dark line under the coloured one keeps it visible on a background of its own colour.
+    cv2.rectangle(image, (x1, y1), (x2, y2), SHADE, style.line + 2)
+    if not dashed:
+        cv2.rectangle(image, (x1, y1), (x2, y2), colour, style.line)
+        return
+    dash = 4 * style.line + 2
+    for x in range(x1, x2, 2 * dash):
+        for y in (y1, y2):
+            cv2.line(image, (x, y), (min(x + dash, x2), y), colour, style.line)
+    for y in range(y1, y2, 2 * dash):
+        for x in (x1, x2):
+            cv2.line(image, (x, y), (x, min(y + dash, y2)), colour, style.line)
+
+
+def _label_size(text: str, style: _Style) -> tuple[int, int]:
+    (width, height), baseline = cv2.getTextSize(text, FONT, style.text, style.weight)
+    return width + 2 * style.gap, height + baseline + style.gap
+
+
+def _draw_label(image: Image, text: str, corner: tuple[int, int], back: Colour, style: _Style) -> None:
+    """White text on a filled box, its top left at ``corner``, moved inside the image."""
+    width, height = _label_size(text, style)
+    left = max(0, min(corner[0], image.shape[1] - width))
+    top = max(0, min(corner[1], image.shape[0] - height))
+    panel = image[top : top + height, left : left + width]
+    panel[:] = (0.25 * panel + 0.75 * np.array(back, np.float32)).astype(np.uint8)
+    baseline = cv2.getTextSize(text, FONT, style.text, style.weight)[1]
+    origin = (left + style.gap, top + height - baseline - style.gap // 2)
+    cv2.putText(image, text, origin, FONT, style.text, INK, style.weight, cv2.LINE_AA)
