@@ -54,7 +54,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise explain_os_error(error, path) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the folder may not exist: the error above is the one to show
+            temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -16,9 +16,20 @@ from sttrack_deploy.bundle import default_bundle_path
 from sttrack_deploy.engines.registry import BACKENDS, DEFAULT_BACKEND
 from sttrack_deploy.errors import UserError
 
-__all__ = ["bundle_option", "command", "console", "debug_option", "engine_options", "resolve_bundle"]
+__all__ = [
+    "INTERRUPTED",
+    "bundle_option",
+    "command",
+    "console",
+    "debug_option",
+    "engine_options",
+    "resolve_bundle",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
 
 console = Console(stderr=True, highlight=False)
 """For people: progress, tables, notes. Standard output is for results that programs read."""
@@ -44,11 +55,30 @@ def command(function: F) -> F:
             # The reader of our output went away; say nothing, and keep Python from saying it at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            sys.exit(INTERRUPTED)
+        except ImportError as error:
+            if debug or not _is_opencv(error):
+                raise
+            click.echo(
+                f"error: OpenCV cannot be loaded ({error}): install libgl1 (apt-get install libgl1), or use "
+                "the build without windows: pip uninstall opencv-python && pip install opencv-python-headless",
+                err=True,
+            )
+            sys.exit(1)
         except MemoryError:
             click.echo("error: out of memory; use a smaller batch or fewer workers", err=True)
             sys.exit(1)
 
     return wrapped  # type: ignore[return-value]
+
+
+def _is_opencv(error: ImportError) -> bool:
+    """Is it OpenCV that failed to load, or a system library (libGL, libgthread) that it needs?"""
+    return (
+        (error.name or "").partition(".")[0] == "cv2" or "libGL" in str(error) or "libgthread" in str(error)
+    )
 
 
 debug_option = click.option("--debug", is_flag=True, help="Show the full traceback of an error.")

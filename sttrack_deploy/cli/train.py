@@ -35,13 +35,19 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
 @click.option("--out", type=FOLDER, required=True, help="The run's folder; a run that lies there is resumed.")
 @click.option("--init", type=click.Path(path_type=Path, dir_okay=False), help="Weights to start from.")
 @click.option("--until", type=click.IntRange(min=1), help="Stop at this step; resume later.")
-@click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="Stop after this time; resume later.")
+@click.option(
+    "--minutes", type=click.FloatRange(min=0, min_open=True), help="Stop after this time; resume later."
+)
 @click.option("--device", default="cpu", show_default=True, help="torch device.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all]")
 @click.option("--image-limit", type=click.IntRange(min=1), help="Use only so many photographs (for a trial).")
-@click.option("--report-every", type=click.IntRange(min=1), default=50, show_default=True, help="Steps a log line.")
+@click.option(
+    "--report-every", type=click.IntRange(min=1), default=50, show_default=True, help="Steps a log line."
+)
 @click.option("--validate-every", type=click.IntRange(min=1), default=1000, show_default=True, help="Steps.")
-@click.option("--validation-clips", type=click.IntRange(min=2), default=128, show_default=True, help="Held out.")
+@click.option(
+    "--validation-clips", type=click.IntRange(min=2), default=128, show_default=True, help="Held out."
+)
 def main(
     recipe_path: Path,
     images: Path | None,
@@ -96,16 +102,22 @@ def main(
             bar.console.print(text)
 
         try:
-            trainer.run(show, until, report_every, validate_every, math.inf if minutes is None else 60 * minutes)
+            trainer.run(
+                show, until, report_every, validate_every, math.inf if minutes is None else 60 * minutes
+            )
         except KeyboardInterrupt:
             console.print(f"stopped at step {trainer.step}; the same command goes on from there")
             raise SystemExit(130) from None
     weights = out / WEIGHTS
     console.print(
         f"wrote {weights} ({weights.stat().st_size / 1e6:.1f} MB, averaged weights at step {trainer.step}) "
-        f"and the best by held-out IoU, {out / BEST}" if (out / BEST).exists() else f"wrote {weights}"
+        f"and the best by held-out IoU, {out / BEST}"
+        if (out / BEST).exists()
+        else f"wrote {weights}"
     )
-    console.print(f"next: sttrack-export --checkpoint {weights} --out export/{recipe.model.name}", soft_wrap=True)
+    console.print(
+        f"next: sttrack-export --checkpoint {weights} --out export/{recipe.model.name}", soft_wrap=True
+    )
 
 
 def _material(
@@ -147,7 +159,9 @@ def _material(
     if videos and recipe.data.video > 0:
         ratios.append(recipe.data.video)
     if not ratios:
-        raise UsageError("nothing to train on: give --images DIR, --videos DIR or both, with a share in [data]")
+        raise UsageError(
+            "nothing to train on: give --images DIR, --videos DIR or both, with a share in [data]"
+        )
     generator = torch.Generator().manual_seed(recipe.seed + 1)
     held_out = MixedSource(sources["val"], ratios).sample(validation_clips, recipe.data.frames, generator)
     return MixedSource(sources["train"], ratios), held_out.to("cpu")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fnmatch
 import math
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sttrack_deploy.errors import UserError
+from sttrack_deploy.runtime.source import natural_key
 
 __all__ = ["DATASETS", "Sequence", "frames_of", "read_folder", "select"]
 
@@ -63,6 +63,9 @@ def select(sequences: list[Sequence], pattern: str | None) -> list[Sequence]:
 def frames_of(sequence: Sequence) -> Iterator[Frame]:
     """The frames, BGR uint8 ``(height, width, 3)``, decoded one at a time.
 
+    Not by :func:`sttrack_deploy.runtime.source.open_source`: its thread, decoding ahead, would compete with
+    the tracker that is being timed.
+
     Raises:
         UserError: unreadable, or (found at the end) not as many frames as the truth has lines.
     """
@@ -102,12 +105,7 @@ def _images(folder: Path) -> Iterator[Frame]:
 
 def _image_files(folder: Path) -> list[Path]:
     files = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not _hidden(p)]
-    return sorted(files, key=_natural)
-
-
-def _natural(path: Path) -> list[tuple[int, str]]:
-    """Numbers in names sort by value: 2.jpg before 10.jpg."""
-    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", path.name)]
+    return sorted(files, key=lambda file: natural_key(file.name))
 
 
 def _hidden(path: Path) -> bool:

@@ -34,11 +34,11 @@ __all__ = [
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 
-SUCCESS_THRESHOLDS: FloatArray = np.arange(21) * 0.05
+SUCCESS_THRESHOLDS: FloatArray = np.arange(21, dtype=np.float64) * 0.05
 """IoU 0, 0.05 .. 1."""
-CENTRE_THRESHOLDS: FloatArray = np.arange(51) * 1.0
+CENTRE_THRESHOLDS: FloatArray = np.arange(51, dtype=np.float64)
 """Centre error 0, 1 .. 50 pixels."""
-NORMALIZED_THRESHOLDS: FloatArray = np.arange(51) / 100.0
+NORMALIZED_THRESHOLDS: FloatArray = np.arange(51, dtype=np.float64) / 100.0
 """Centre error 0, 0.01 .. 0.5 of the truth's width and height."""
 
 GOOD_IOU, BAD_IOU = 0.5, 0.1
@@ -78,11 +78,13 @@ class Protocol:
         curves: from predicted boxes ``(N, 4)`` and true boxes ``(N, 4)``, NaN rows where absent, of one
             sequence.
         reduce: from one sequence's curves, or their mean over sequences, to the numbers.
+        columns: short headings of the score's three numbers.
     """
 
     name: str
     curves: Callable[[FloatArray, FloatArray], Curves]
     reduce: Callable[[Curves], Score]
+    columns: tuple[str, str, str]
 
     def overall(self, sequences: Sequence[Curves]) -> Score:
         """The score of a data set: the mean over sequences first, whatever their length, then the numbers."""
@@ -159,11 +161,11 @@ def _repaired(prediction: FloatArray, truth: FloatArray) -> FloatArray:
             f"the predicted box of frame {frame} is {prediction[frame].tolist()}; "
             "x,y,w,h must be finite, w and h not negative"
         )
-    boxes = prediction.copy()
+    boxes: FloatArray = prediction.copy()
     # pytracking leaves an empty box alone where the truth is NaN, so that the next frame copies it.
     empty = (boxes[:, 2:] == 0).any(axis=1) & ~np.isnan(truth).any(axis=1)
-    for frame in np.flatnonzero(empty[1:]) + 1:
-        boxes[frame] = boxes[frame - 1]
+    for index in np.flatnonzero(empty[1:]) + 1:
+        boxes[index] = boxes[index - 1]
     boxes[0] = truth[0]
     return boxes
 
@@ -173,7 +175,7 @@ def _pytracking_score(curves: Curves) -> Score:
     return Score(float(curves.success.mean()), float(curves.precision[20]), float(curves.normalized[20]))
 
 
-PYTRACKING = Protocol("pytracking", pytracking_curves, _pytracking_score)
+PYTRACKING = Protocol("pytracking", pytracking_curves, _pytracking_score, ("AUC", "P@20", "NP"))
 PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for protocol in (PYTRACKING,)}
 
 

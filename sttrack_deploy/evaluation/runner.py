@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -134,7 +134,7 @@ def run_sequences(
     sequences: list[Sequence],
     workers: int = 1,
     progress: Progress = lambda _: None,
-) -> Iterator[SequenceRun | SequenceFailure]:
+) -> Generator[SequenceRun | SequenceFailure, None, None]:
     """Run every sequence, giving each result as soon as it is there; a failure does not end the run.
 
     With one worker the order is that of ``sequences`` and one tracker serves them all; otherwise the order
@@ -142,7 +142,7 @@ def run_sequences(
     Boxes do not depend on the number of workers, since every track starts afresh.
 
     Raises:
-        UserError: the tracker cannot be made, or a worker process was killed.
+        UserError: the tracker cannot be made.
     """
     if workers > 1 and len(sequences) > 1:
         yield from _run_in_processes(make_tracker, sequences, min(workers, len(sequences)), progress)
@@ -187,29 +187,35 @@ def _guarded(
 
 
 def _run_in_processes(
-    make_tracker: Callable[[], SingleTargetTracker], sequences: list[Sequence], workers: int, progress: Progress
-) -> Iterator[SequenceRun | SequenceFailure]:
+    make_tracker: Callable[[], SingleTargetTracker],
+    sequences: list[Sequence],
+    workers: int,
+    progress: Progress,
+) -> Generator[SequenceRun | SequenceFailure, None, None]:
     # "spawn", because a process that has started inference threads cannot be forked safely.
     context = multiprocessing.get_context("spawn")
     others = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(workers, context, _start_worker, (make_tracker,))
-    lengths = {sequence.name: len(sequence) for sequence in sequences}
+    left = {sequence.name: len(sequence) for sequence in sequences}
     try:
         # Longest first, so that the last worker does not end long after the others.
         ordered = sorted(sequences, key=len, reverse=True)
         for future in as_completed([pool.submit(_work, sequence) for sequence in ordered]):
             result = future.result()
-            progress(lengths[result.name])
+            progress(left.pop(result.name))
             yield result
-    except BrokenProcessPool as error:
-        raise UserError(
-            "a worker process ended unexpectedly (out of memory?); try fewer --workers"
-        ) from error
-    finally:
-        # On Ctrl-C or an error nobody waits for what is still running; after the last result nothing is.
+    except BrokenProcessPool:
+        for name, frames in left.items():
+            progress(frames)
+            yield SequenceFailure(
+                name, "not run, because a worker process was killed (out of memory?); try fewer --workers"
+            )
+    except BaseException:  # Ctrl-C and a closed generator too: nobody waits for what still runs
         pool.shutdown(wait=False, cancel_futures=True)
         for process in set(multiprocessing.active_children()) - others:
             process.terminate()
+        raise
+    pool.shutdown()
 
 
 _make_tracker: Callable[[], SingleTargetTracker] | None = None

@@ -180,4 +180,4 @@ class STTrack(nn.Module):
         cells, p = self.config.search_cells, self.window_penalty
         windowed = search * (1.0 - p) * (self.window * p)[None, :, None]
         attention = windowed @ temporal_query[:, :, None]
-        return (search * attention).transpose(1, 2).reshape(len(search), -1, cells, cells)
+        return (search * attention).transpose(1, 2).reshape(search.shape[0], -1, cells, cells)

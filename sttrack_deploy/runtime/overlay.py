@@ -20,7 +20,7 @@ Colour = tuple[int, int, int]
 FOUND: Colour = (80, 220, 60)  # BGR
 LOST: Colour = (50, 50, 240)
 TRUTH: Colour = (255, 200, 60)
-INK: Colour = (255, 255, 255)
+WHITE: Colour = (255, 255, 255)
 SHADE: Colour = (20, 20, 20)
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 
@@ -64,7 +64,7 @@ def draw_result(image: Image, result: FrameResult, fps: float | None = None) -> 
         banner = _Style(style.line, 1.7 * style.text, style.weight + 1, 2 * style.gap)
         text_width = cv2.getTextSize("LOST", FONT, banner.text, banner.weight)[0][0]
         left = max(0, (width - text_width) // 2 - banner.gap)
-        _draw_label(image, "LOST", (left, 2 * edge), LOST, banner)
+        _draw_label(image, "LOST", (left, height), LOST, banner, lift=2 * edge)
     x, y, _, h = result.box
     text = f"{'lost ' if result.lost else ''}{result.confidence:.2f}"
     label_height = _label_size(text, style)[1]
@@ -76,7 +76,7 @@ def draw_result(image: Image, result: FrameResult, fps: float | None = None) -> 
 
 
 def draw_truth(image: Image, box: Sequence[float]) -> None:
-    """Draw a ground-truth box (x, y, w, h in pixels) as thin corners; nothing for a NaN box."""
+    """Draw a ground-truth box (x, y, w, h in pixels) as labelled corners; nothing for a NaN box."""
     if not np.isfinite(np.asarray(box, np.float64)).all():
         return
     style = _Style.of(image)
@@ -87,6 +87,8 @@ def draw_truth(image: Image, box: Sequence[float]) -> None:
             for ink, width in ((SHADE, style.line + 2), (TRUTH, style.line)):
                 cv2.line(image, (x, y), (x + dx, y), ink, width)
                 cv2.line(image, (x, y), (x, y + dy), ink, width)
+    label_width = _label_size("truth", style)[0]
+    _draw_label(image, "truth", (x2 - label_width, y2 + 2 * style.line), TRUTH, style)
 
 
 def _corners(box: Box, image: Image) -> tuple[int, int, int, int]:
@@ -100,8 +102,10 @@ def _corners(box: Box, image: Image) -> tuple[int, int, int, int]:
 
 def _draw_box(image: Image, box: Box, colour: Colour, style: _Style, *, dashed: bool) -> None:
     x1, y1, x2, y2 = _corners(box, image)
-    # A dark line under the coloured one keeps it visible on a background of its own colour.
-    cv2.rectangle(image, (x1, y1), (x2, y2), SHADE, style.line + 2)
+    # A dark line on either side keeps it visible on a background of its own colour.
+    side = style.line // 2 + 1
+    for shift in (-side, side):
+        cv2.rectangle(image, (x1 + shift, y1 + shift), (x2 - shift, y2 - shift), SHADE, 1)
     if not dashed:
         cv2.rectangle(image, (x1, y1), (x2, y2), colour, style.line)
         return
@@ -119,13 +123,15 @@ def _label_size(text: str, style: _Style) -> tuple[int, int]:
     return width + 2 * style.gap, height + baseline + style.gap
 
 
-def _draw_label(image: Image, text: str, corner: tuple[int, int], back: Colour, style: _Style) -> None:
-    """White text on a filled box, its top left at ``corner``, moved inside the image."""
+def _draw_label(
+    image: Image, text: str, corner: tuple[int, int], back: Colour, style: _Style, lift: int = 0
+) -> None:
+    """Text on a filled panel, its top left at ``corner``, moved inside the image, then ``lift`` pixels up."""
     width, height = _label_size(text, style)
     left = max(0, min(corner[0], image.shape[1] - width))
-    top = max(0, min(corner[1], image.shape[0] - height))
-    panel = image[top : top + height, left : left + width]
-    panel[:] = (0.25 * panel + 0.75 * np.array(back, np.float32)).astype(np.uint8)
+    top = max(0, min(corner[1], image.shape[0] - height - lift))
+    image[top : top + height, left : left + width] = back
+    ink = SHADE if back in (FOUND, TRUTH) else WHITE
     baseline = cv2.getTextSize(text, FONT, style.text, style.weight)[1]
     origin = (left + style.gap, top + height - baseline - style.gap // 2)
-    cv2.putText(image, text, origin, FONT, style.text, INK, style.weight, cv2.LINE_AA)
+    cv2.putText(image, text, origin, FONT, style.text, ink, style.weight, cv2.LINE_AA)

@@ -23,7 +23,16 @@ from sttrack_deploy.errors import UsageError, UserError
 from sttrack_deploy.files import atomic_path, explain_os_error
 from sttrack_deploy.geometry import Box
 
-__all__ = ["BoxesWriter", "FrameResult", "JsonWriter", "ResultWriter", "VideoWriter", "check_target"]
+__all__ = [
+    "AtomicFile",
+    "BoxesWriter",
+    "FrameResult",
+    "JsonToStdout",
+    "JsonWriter",
+    "ResultCollector",
+    "ResultWriter",
+    "VideoWriter",
+]
 
 Image = npt.NDArray[np.uint8]
 
@@ -57,7 +66,7 @@ class ResultWriter(Protocol):
         ...
 
 
-def check_target(path: Path) -> None:
+def _check_target(path: Path) -> None:
     """Raises UserError where ``path`` cannot become a file: a folder, or something in place of its folder."""
     if path.is_dir():
         raise UserError(f"cannot write {path}: it is a folder; name a file")
@@ -72,7 +81,7 @@ class _Discarded(Exception):
     """Leaves :func:`atomic_path` without giving the file its final name."""
 
 
-class _AtomicFile:
+class AtomicFile:
     """A context that gives a file its final name on the way out, unless it is worth nothing.
 
     Attributes:
@@ -82,7 +91,7 @@ class _AtomicFile:
     """
 
     def __init__(self, path: Path) -> None:
-        check_target(path)
+        _check_target(path)
         self.path = path
         self.frames = 0
         self.kept = False
@@ -116,7 +125,7 @@ class _AtomicFile:
             raise _Discarded
 
 
-class VideoWriter(_AtomicFile):
+class VideoWriter(AtomicFile):
     """Writes frames to a video file; the first frame decides the size.
 
     ``path`` may end up with the suffix ``.avi``, where this OpenCV cannot write the one asked for.
@@ -156,7 +165,7 @@ class VideoWriter(_AtomicFile):
             raise UserError(f"a video of {self._size} cannot take a frame of {size}")
         self._check_space(image)
         # OpenCV 5 says whether the frame was written; OpenCV 4 returns None and ignores frames it cannot.
-        written: object = self._writer.write(image)  # type: ignore[func-returns-value]
+        written: object = self._writer.write(image)
         if written is False:
             raise UserError(f"OpenCV could not write frame {self.frames} to {self.path}; is the disk full?")
         self.frames += 1
@@ -174,7 +183,7 @@ class VideoWriter(_AtomicFile):
                 "leave the video out with --no-video, or pip install --force-reinstall opencv-python"
             )
         self.path = self.path.with_suffix(".avi")
-        check_target(self.path)
+        _check_target(self.path)
         self._temporary = self._guard.enter_context(atomic_path(self.path))
         return self._open(size)
 
@@ -201,7 +210,7 @@ class VideoWriter(_AtomicFile):
             raise UserError(f"the video {self.path} could not be completed; is the disk full?")
 
 
-class _LinesWriter(_AtomicFile):
+class _LinesWriter(AtomicFile):
     """Writes whole lines: one that does not fit on the disk any more is taken back."""
 
     def __init__(self, path: Path) -> None:
@@ -254,6 +263,17 @@ class JsonToStdout:
         """Print one result."""
         sys.stdout.write(json_line(result) + "\n")
         sys.stdout.flush()
+
+
+class ResultCollector:
+    """Keeps results in memory, in ``results``."""
+
+    def __init__(self) -> None:
+        self.results: list[FrameResult] = []
+
+    def write(self, result: FrameResult) -> None:
+        """Keep one result."""
+        self.results.append(result)
 
 
 def json_line(result: FrameResult) -> str:

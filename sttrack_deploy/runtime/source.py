@@ -37,13 +37,13 @@ class TimedFrame(NamedTuple):
     """A frame.
 
     Attributes:
-        index: 0 for the source's first frame, whatever ``start`` is; a camera's index also counts
+        number: 0 for the source's first frame, whatever ``start`` is; a camera's also counts
             the frames that were dropped.
         seconds: since the source's first frame.
         image: BGR uint8 ``(height, width, 3)``, owned by the receiver.
     """
 
-    index: int
+    number: int
     seconds: float
     image: Image
 
@@ -143,9 +143,7 @@ class FrameSource:
                         self._queue.get_nowait()
 
 
-def open_source(
-    name: str, start: int = 0, end: int | None = None, fps: float | None = None
-) -> FrameSource:
+def open_source(name: str, start: int = 0, end: int | None = None, fps: float | None = None) -> FrameSource:
     """Open whatever ``name`` means: an existing file or folder, else a camera index, else a stream's URL.
 
     Args:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +17,10 @@ from sttrack_deploy.engines.registry import DEFAULT_BACKEND, create_engine
 from sttrack_deploy.errors import UsageError
 from sttrack_deploy.geometry import Box, box_from_crop, clip_box, validate_box
 
-__all__ = ["TrackResult", "Tracker"]
+__all__ = ["StepTimings", "TrackResult", "Tracker"]
 
 Frame = npt.NDArray[np.uint8]
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 
 class TrackResult(NamedTuple):
@@ -35,8 +37,18 @@ class TrackResult(NamedTuple):
     lost: bool
 
 
+class StepTimings(NamedTuple):
+    """Where the last ``init`` or ``update`` spent its time: seconds of wall clock."""
+
+    crop: float
+    inference: float
+
+
 class Tracker:
     """Tracks one target.
+
+    Attributes:
+        timings: of the last ``init`` or ``update``.
 
     >>> tracker = Tracker.from_bundle()                              # doctest: +SKIP
     >>> tracker.init(first_frame, (120, 80, 64, 48))                 # doctest: +SKIP
@@ -48,11 +60,15 @@ class Tracker:
         self.engine = engine
         self.policy = bundle.manifest.tracking if policy is None else policy
         self._crop = bundle.manifest.crop
+        batch = bundle.manifest.batch
+        # A bundle of a fixed batch is fed the one target that often; only the first answer is read.
+        self._copies = batch if isinstance(batch, int) else 1
         self._state: EngineState = None
         self._shape: tuple[int, ...] | None = None
         self._box: Box = (0.0, 0.0, 0.0, 0.0)
         self._lost = False
         self._growth = 1.0
+        self.timings = StepTimings(0.0, 0.0)
 
     @classmethod
     def from_bundle(
@@ -83,10 +99,13 @@ class Tracker:
         _check_frame(frame)
         height, width = frame.shape[:2]
         self._box = validate_box(box, height, width)
+        started = time.perf_counter()
         crop = crop_patch(
             frame, self._box, self._crop.template_factor, self._crop.template_size, self._crop.stride
         )
-        self._state = self.engine.initial_state(crop.patch[None], crop.mask[None])
+        cropped = time.perf_counter()
+        self._state = self.engine.initial_state(self._batched(crop.patch), self._batched(crop.mask))
+        self.timings = StepTimings(cropped - started, time.perf_counter() - cropped)
         self._shape = frame.shape
         self._lost, self._growth = False, 1.0
 
@@ -105,6 +124,7 @@ class Tracker:
                 f"{self._shape[1]} x {self._shape[0]}: call init(frame, box) again"
             )
         height, width = frame.shape[:2]
+        started = time.perf_counter()
         crop = crop_patch(
             frame,
             self._box,
@@ -112,7 +132,11 @@ class Tracker:
             self._crop.search_size,
             self._crop.stride,
         )
-        prediction, self._state = self.engine.step(crop.patch[None], crop.mask[None], self._state)
+        cropped = time.perf_counter()
+        prediction, self._state = self.engine.step(
+            self._batched(crop.patch), self._batched(crop.mask), self._state
+        )
+        self.timings = StepTimings(cropped - started, time.perf_counter() - cropped)
         confidence = float(prediction.confidence[0])
         found = box_from_crop(
             prediction.box[0].tolist(), self._box, self._crop.search_size, crop.resize_factor
@@ -125,6 +149,9 @@ class Tracker:
         else:
             self._box, self._growth = box, 1.0
         return TrackResult(box, confidence, self._lost)
+
+    def _batched(self, array: npt.NDArray[Scalar]) -> npt.NDArray[Scalar]:
+        return np.repeat(array[None], self._copies, axis=0)
 
 
 def _check_frame(frame: Frame) -> None:

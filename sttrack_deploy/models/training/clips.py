@@ -11,9 +11,8 @@ from dataclasses import dataclass, fields
 from typing import Protocol
 
 import torch
-from torch import Tensor
-
 from sttrack_deploy.errors import UserError
+from torch import Tensor
 
 __all__ = ["ClipBatch", "ClipGeometry", "ClipSource", "MixedSource", "concatenate"]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,12 +17,13 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
+from sttrack_deploy.errors import UserError
 from torch import Tensor
 
-from sttrack_deploy.errors import UserError
+from sttrack_deploy.models.training.segmentation import segment_box, segment_middle
 from sttrack_deploy.models.training.sprites import (
     KIND_BOX,
-    KIND_REGION,
+    KIND_CUT,
     BoxArray,
     Sprite,
     cut_box,
@@ -36,7 +38,7 @@ UInt8Array = npt.NDArray[np.uint8]
 
 COLUMNS = ("path", "set", "width", "height", "boxes", "mask")
 VALIDATION_PERCENT = 5
-CACHE_VERSION = 4
+CACHE_VERSION = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,7 @@ class ImageBank:
         outline: float32 ``(M, 64, 2)``.
         interior: float32 ``(M, 48, 2)``.
         frame: float32 ``(M, 4)`` centre x, centre y, half width, half height of the texture in its photograph.
-        kind: int64 ``(M,)``, ``KIND_MASK``, ``KIND_BOX`` or ``KIND_REGION``.
+        kind: int64 ``(M,)``, ``KIND_MASK``, ``KIND_BOX``, ``KIND_REGION`` or ``KIND_CUT``.
         owner: int64 ``(M,)``, the photograph a sprite comes from.
     """
 
@@ -97,7 +99,9 @@ def load_image_bank(
         UserError: the folder, the index, a column or a file is missing, or nothing is left to read.
     """
     rows = _read_index(folder)
-    rows = [r for r in rows if (zlib.crc32(r["path"].encode()) % 100 < VALIDATION_PERCENT) == (split == "val")]
+    rows = [
+        r for r in rows if (zlib.crc32(r["path"].encode()) % 100 < VALIDATION_PERCENT) == (split == "val")
+    ]
     if limit is not None and limit < len(rows):
         rows = [rows[i] for i in np.linspace(0, len(rows) - 1, limit).astype(np.int64)]
     if not rows:
@@ -135,20 +139,21 @@ def _decode(folder: Path, rows: list[dict[str, str]], side: int) -> dict[str, np
     sprites: list[Sprite] = []
     owner: list[int] = []
     boxes: list[tuple[float, ...]] = []
-    for i, row in enumerate(rows):
-        image, scale = _read_image(folder / row["path"], side)
-        height, width = image.shape[:2]
-        # BORDER_REFLECT repeats the edge pixel, as grid_sample's reflection at pixel borders does.
-        full = cv2.copyMakeBorder(image, 0, side - height, 0, side - width, cv2.BORDER_REFLECT)
-        images[i], sizes[i] = full.transpose(2, 0, 1), (width, height)
-        annotated = _parse_boxes(folder, row, scale)
-        boxes += [(float(i), *box) for box in annotated]
-        rng = np.random.default_rng(zlib.crc32(row["path"].encode()))
-        found = _cut(folder, row, image, annotated, rng)
-        sprites += found
-        owner += [i] * len(found)
+    # OpenCV works outside the interpreter's lock; the order of the results is that of the rows.
+    with ThreadPoolExecutor() as pool:
+        found = pool.map(lambda row: _read_row(folder, row, side), rows)
+        for i, (image, annotated, cut) in enumerate(found):
+            height, width = image.shape[:2]
+            # BORDER_REFLECT repeats the edge pixel, as grid_sample's reflection at pixel borders does.
+            full = cv2.copyMakeBorder(image, 0, side - height, 0, side - width, cv2.BORDER_REFLECT)
+            images[i], sizes[i] = full.transpose(2, 0, 1), (width, height)
+            boxes += [(float(i), *box) for box in annotated]
+            sprites += cut
+            owner += [i] * len(cut)
     if not sprites:
-        raise UserError(f"none of the {len(rows)} photographs of {folder} holds an object or a textured region")
+        raise UserError(
+            f"none of the {len(rows)} photographs of {folder} holds an object or a textured region"
+        )
     return {
         "images": images,
         "sizes": sizes,
@@ -163,10 +168,25 @@ def _decode(folder: Path, rows: list[dict[str, str]], side: int) -> dict[str, np
     }
 
 
+def _read_row(
+    folder: Path, row: dict[str, str], side: int
+) -> tuple[UInt8Array, list[BoxArray], list[Sprite]]:
+    """One photograph, its published boxes, and its sprites; the same whatever else is read."""
+    image, scale = _read_image(folder / row["path"], side)
+    boxes = _parse_boxes(folder, row, scale)
+    return (
+        image,
+        boxes,
+        _cut(folder, row, image, boxes, np.random.default_rng(zlib.crc32(row["path"].encode()))),
+    )
+
+
 def _cut(
     folder: Path, row: dict[str, str], image: UInt8Array, boxes: list[BoxArray], rng: np.random.Generator
 ) -> list[Sprite]:
-    """The sprites of one photograph: from its mask, else from its boxes, and a few of its regions."""
+    """From the mask, else from the boxes, else what stands in the middle; and a few regions."""
+    sprites: list[Sprite] = []
+    masks: list[UInt8Array | None] = []
     if row["mask"]:
         path = folder / row["mask"]
         mask = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
@@ -174,12 +194,16 @@ def _cut(
             raise UserError(f"the mask {path}, named in index.csv, cannot be read")
         height, width = image.shape[:2]
         resized = cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST)
-        sprites = cut_masks(image, np.asarray(resized, np.uint8), rng)
+        sprites += cut_masks(image, np.asarray(resized, np.uint8), rng)
+    elif boxes:
+        sprites += [s for s in (cut_box(image, box, KIND_BOX, rng) for box in boxes[:8]) if s is not None]
+        masks = [segment_box(image, box) for box in boxes[:3]]
     else:
-        cut = [cut_box(image, box, KIND_BOX, rng) for box in boxes[:8]]
-        sprites = [s for s in cut if s is not None]
-    regions = 1 if sprites else 3
-    return sprites + [s for s in random_regions(image, regions, rng) if s.kind == KIND_REGION]
+        masks = [segment_middle(image)]
+    for found in masks:
+        if found is not None:
+            sprites += cut_masks(image, found, rng, limit=1, kind=KIND_CUT)
+    return sprites + random_regions(image, 1 if boxes else 2, rng)
 
 
 def _read_image(path: Path, side: int) -> tuple[UInt8Array, float]:

@@ -52,6 +52,7 @@ def search_guess(draws: Draws, box: Tensor, factor: float, limit: Tensor) -> Ten
     guess = torch.where(lost, guess, now - (now - guess).clamp(-reach, reach))
     angle = draws.uniform(0, 2 * math.pi, n, t)
     away = torch.stack([angle.cos(), angle.sin()], -1) * draws.uniform(0.8, 1.6, n, t, 1) * side
-    wrong = torch.minimum((now + away).clamp(min=0), limit[:, None])  # such a crop still shows some of the video
+    # Such a crop still shows some of the video.
+    wrong = torch.minimum((now + away).clamp(min=0), limit[:, None])
     guess = torch.where(draws.chance(ELSEWHERE, n, t, 1), wrong, guess)
     return torch.cat([guess, side], -1)

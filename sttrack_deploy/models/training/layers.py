@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
+import torch.nn.functional as F
 from torch import Tensor
 
 from sttrack_deploy.models.training.image_bank import ImageBank
 from sttrack_deploy.models.training.warping import sample_affine
 
-__all__ = ["Layer", "draw_layer", "layer_alpha_at"]
+__all__ = ["Layer", "draw_layer", "layer_alpha_at", "points_in_frame"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
+import torch.nn.functional as F
 from torch import Tensor
 
 from sttrack_deploy.models.training.draws import Draws
@@ -16,9 +16,7 @@ LUMA = (0.299, 0.587, 0.114)
 MIDDLE = 118.0  # the grey that contrast turns about
 
 
-def colour_matrices(
-    brightness: Tensor, contrast: Tensor, saturation: Tensor, tint: Tensor
-) -> Tensor:
+def colour_matrices(brightness: Tensor, contrast: Tensor, saturation: Tensor, tint: Tensor) -> Tensor:
     """Gains and offset of colours 0..255, float32 ``(..., 3, 4)``.
 
     Args:
@@ -53,7 +51,9 @@ class Degradation:
         drift = extent.sqrt()
 
         def walk(fixed: float, moving: float) -> Tensor:
-            return (draws.normal(fixed, clips, 1) + draws.normal(moving, clips, frames) * drift).clamp(-0.9, 0.9)
+            return (draws.normal(fixed, clips, 1) + draws.normal(moving, clips, frames) * drift).clamp(
+                -0.9, 0.9
+            )
 
         tint = draws.normal(0.06, clips, 1, 3) + draws.normal(0.04, clips, frames, 3) * drift.unsqueeze(-1)
         grey = draws.chance(0.1, clips, 1)

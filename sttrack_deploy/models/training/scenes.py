@@ -8,24 +8,21 @@ Frame 0 is the template's; frames 1 to T are searched.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from sttrack_deploy.models.training.casting import Casting
+from sttrack_deploy.models.training.companions import appearance, companions, remove_target, uncover
 from sttrack_deploy.models.training.draws import Draws
 from sttrack_deploy.models.training.image_bank import ImageBank
 from sttrack_deploy.models.training.layers import Layer, layer_alpha_at, points_in_frame
-from sttrack_deploy.models.training.photometry import colour_matrices
-from sttrack_deploy.models.training.sprites import KIND_BOX, KIND_MASK, KIND_REGION
 from sttrack_deploy.models.training.warping import linear, plane_matrix, rotation
 
-__all__ = ["Casting", "Scene", "make_scene"]
+__all__ = ["Scene", "make_scene"]
 
 IN_PLACE = 0.36  # share of clips whose target is a part of the photograph
-DISTRACTED = 0.38  # share of clips with a look-alike
-OCCLUDED = 0.22  # share of clips with something passing in front
-REMOVED = 0.05  # share of search frames that the target is taken out of
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,49 +52,6 @@ class Scene:
     visible: Tensor
 
 
-class Casting:
-    """Chooses photographs and sprites: tables made once for a bank."""
-
-    def __init__(self, bank: ImageBank) -> None:
-        photo = bank.sizes[bank.owner]
-        low, high = bank.outline.amin(1), bank.outline.amax(1)
-        box = (high - low) * bank.frame[:, 2:]  # size of the object in its photograph
-        relative = (box.prod(-1) / photo.prod(-1)).sqrt()
-        # In place a target keeps its size relative to the photograph: a large one would fill the source frame.
-        fits = ((relative > 0.05) & (relative < 0.2)).float() + 0.12 * ((relative >= 0.2) & (relative < 0.4))
-        self.bank = bank
-        self.in_place = _weights(bank.kind, fits, {KIND_MASK: 0.15, KIND_BOX: 0.5, KIND_REGION: 0.35})
-        every = torch.ones_like(fits)
-        self.pasted = _weights(bank.kind, every, {KIND_MASK: 0.35, KIND_BOX: 0.4, KIND_REGION: 0.25})
-        # Sprites sorted by kind and set of photographs: a look-alike comes from the same run.
-        group = bank.kind * len(bank.set_names) + bank.image_set[bank.owner]
-        self.order = torch.argsort(group, stable=True)
-        counts = torch.bincount(group)
-        self.first = (counts.cumsum(0) - counts)[group]
-        self.count = counts[group]
-
-    def draw(self, draws: Draws, weights: Tensor, count: int) -> Tensor:
-        """int64 ``(count,)`` sprites by one of the tables of cumulated chances."""
-        position = torch.rand(count, generator=draws.generator, dtype=torch.float64)
-        return torch.searchsorted(weights, position).clamp(max=len(weights) - 1).to(self.bank.device)
-
-    def similar(self, draws: Draws, sprite: Tensor) -> Tensor:
-        """For each sprite another of the same kind and set (sometimes itself); int64 ``(n,)``."""
-        step = (draws.uniform(0, 1, len(sprite)) * self.count[sprite]).long()
-        return self.order[self.first[sprite] + torch.minimum(step, self.count[sprite] - 1)]
-
-
-def _weights(kind: Tensor, fits: Tensor, shares: dict[int, float]) -> Tensor:
-    """Cumulated chances on the CPU: ``shares`` over the kinds that are there, ``fits`` within a kind."""
-    weights = torch.zeros(len(kind), dtype=torch.float64)
-    for value, share in shares.items():
-        member = (fits * (kind == value)).cpu().double()
-        weights += share * member / member.sum().clamp(min=1e-9)
-    if weights.sum() == 0:
-        weights += 1
-    return (weights / weights.sum()).cumsum(0)
-
-
 @dataclass(frozen=True, slots=True)
 class _Clock:
     """Random smooth functions of the clips' time."""
@@ -115,7 +69,9 @@ class _Clock:
         return slope * self.time + depth * (torch.sin(rate * self.time + phase) - torch.sin(phase))
 
 
-def make_scene(casting: Casting, draws: Draws, clips: int, frames: int, size_range: tuple[float, float]) -> Scene:
+def make_scene(
+    casting: Casting, draws: Draws, clips: int, frames: int, size_range: tuple[float, float]
+) -> Scene:
     """Draw the scenes of a group of clips.
 
     Args:
@@ -139,7 +95,8 @@ def make_scene(casting: Casting, draws: Draws, clips: int, frames: int, size_ran
     size = draws.log_uniform(*size_range, clips)
     low, high = bank.outline[sprite].amin(1), bank.outline[sprite].amax(1)
     half = bank.frame[sprite, 2:]  # (n, 2) half size of the texture in its photograph
-    scale = size / ((high - low) * half).prod(-1).sqrt()  # frame pixels for each photograph pixel of the sprite
+    # Frame pixels for each pixel of the sprite's photograph.
+    scale = size / ((high - low) * half).prod(-1).sqrt()
     growth = clock.curve(0.5, 0.1).clamp(-0.9, 0.9)
 
     middle = bank.frame[sprite, :2]
@@ -168,7 +125,7 @@ def make_scene(casting: Casting, draws: Draws, clips: int, frames: int, size_ran
     target = Layer(
         torch.arange(clips, device=bank.device),
         sprite,
-        _appearance(draws, clips, 0.12),
+        appearance(draws, clips, 0.12),
         place,
         linear(width * flip, height, shear, angle),
         wobble,
@@ -185,10 +142,10 @@ def make_scene(casting: Casting, draws: Draws, clips: int, frames: int, size_ran
     )
     box = torch.cat([outline.amin(-2), outline.amax(-2)], -1)
 
-    behind, front = _companions(casting, draws, target, time, size, box)
-    target = _remove(draws, target, inside, behind)
-    behind = _uncover(behind, bank, interior, only=inside)
-    front = _uncover(front, bank, interior, only=torch.ones_like(inside))
+    behind, front = companions(casting, draws, target, time, size, box)
+    target = remove_target(draws, target, inside, behind)
+    behind = uncover(behind, bank, interior, only=inside)
+    front = uncover(front, bank, interior, only=torch.ones_like(inside))
     visible = target.gate.unsqueeze(-1).expand(interior.shape[:-1]).clone()
     for layer, mask in ((behind, inside), (front, torch.ones_like(inside))):
         alpha = layer_alpha_at(layer, bank, interior[layer.clip])
@@ -236,7 +193,10 @@ def _target_path(
 ) -> Tensor:
     """Centre of the target's texture, ``(n, F, 2)``."""
     n = len(inside)
-    start = torch.where(inside[:, None], fixed, (draws.uniform(0.06, 0.94, n, 2) + draws.uniform(0.06, 0.94, n, 2)) / 2 * frame_size)
+    anywhere = (
+        draws.uniform(0.06, 0.94, n, 2) + draws.uniform(0.06, 0.94, n, 2)
+    ) / 2  # rather near the middle
+    start = torch.where(inside[:, None], fixed, anywhere * frame_size)
     leaves = draws.chance(0.06, n)
     pace = torch.where(leaves, 2.5, 1.0)[:, None]
     travel = torch.stack([clock.curve(2.2, 0.35) * pace, clock.curve(1.4, 0.35) * pace], -1)
@@ -288,109 +248,6 @@ def _tilted(points: Tensor, origin: Tensor, tilt: Tensor) -> Tensor:
     """Where the camera's perspective moves frame points ``(n, F, P, 2)`` of a plane without it."""
     away = points - origin.unsqueeze(-2)
     return origin.unsqueeze(-2) + away / (1 - (away * tilt.unsqueeze(-2)).sum(-1, keepdim=True))
-
-
-def _appearance(draws: Draws, n: int, strength: float) -> Tensor:
-    """Colour matrices ``(n, 3, 4)`` of sprites: nothing has the light of the photograph it lands in."""
-    saturation = draws.normal(strength, n).exp()
-    tint = draws.normal(strength / 2, n, 3).exp()
-    return colour_matrices(draws.normal(strength, n).exp(), draws.normal(strength, n).exp(), saturation, tint)
-
-
-def _companions(
-    casting: Casting, draws: Draws, target: Layer, time: Tensor, size: Tensor, box: Tensor
-) -> tuple[Layer, Layer]:
-    """The layer behind the target (look-alikes) and the one in front (occluders, look-alikes)."""
-    n = len(size)
-    centre = (box[..., :2] + box[..., 2:]) / 2
-    behind = draws.subset(n, DISTRACTED)
-    lookalike = _same_or_similar(casting, draws, target.sprite[behind])
-    gap = draws.log_uniform(0.7, 2.2, len(behind))
-    ratio = draws.log_uniform(0.65, 1.5, len(behind))
-    pace = draws.uniform(0, 6, len(behind)) * draws.chance(0.8, len(behind))  # some stay alongside
-    first = _passing(casting.bank, draws, behind, lookalike, centre, time, size, gap, ratio, pace)
-
-    front = draws.subset(n, OCCLUDED)
-    kin = draws.chance(0.25, len(front))
-    stranger = casting.draw(draws, casting.pasted, len(front))
-    cover = torch.where(kin, _same_or_similar(casting, draws, target.sprite[front]), stranger)
-    gap = torch.where(kin, 0.6, 0.0) + draws.uniform(0, 0.7, len(front))  # its like may not hide it: who is who?
-    ratio = torch.where(kin, draws.log_uniform(0.7, 1.4, len(front)), draws.log_uniform(0.8, 3, len(front)))
-    pace = draws.uniform(2.5, 8, len(front))  # what hides the target passes on
-    second = _passing(casting.bank, draws, front, cover, centre, time, size, gap, ratio, pace)
-    return first, second
-
-
-def _same_or_similar(casting: Casting, draws: Draws, sprite: Tensor) -> Tensor:
-    return torch.where(draws.chance(0.5, len(sprite)), sprite, casting.similar(draws, sprite))
-
-
-def _passing(
-    bank: ImageBank,
-    draws: Draws,
-    clip: Tensor,
-    sprite: Tensor,
-    centre: Tensor,
-    time: Tensor,
-    size: Tensor,
-    gap: Tensor,
-    ratio: Tensor,
-    pace: Tensor,
-) -> Layer:
-    """Sprites that pass the target.
-
-    Args:
-        bank: holds the sprites.
-        draws: the random numbers.
-        clip: int64 ``(m,)`` of the group's clips.
-        sprite: int64 ``(m,)``.
-        centre: ``(n, F, 2)`` of the target.
-        time: ``(n, F)``.
-        size: ``(n,)`` of the target.
-        gap: ``(m,)`` distance at the closest, in target sizes.
-        ratio: ``(m,)`` size of the sprite over the target's.
-        pace: ``(m,)`` target sizes that it travels along the target's path over the clip.
-    """
-    m, frames = len(clip), time.shape[1]
-    # It is closest at the time of one of the searched frames, so that the meeting is seen.
-    meeting = time[clip].gather(1, 1 + draws.integers(frames - 1, m, 1))
-    heading = draws.uniform(0, 2 * math.pi, m)
-    along = torch.stack([heading.cos(), heading.sin()], -1)
-    across = torch.stack([-heading.sin(), heading.cos()], -1) * draws.sign(m, 1)
-    extent = time[clip][:, -1:]
-    # However slow the clip's time runs.
-    travel = pace[:, None] / extent.clamp(min=0.02)
-    offset = travel * (time[clip] - meeting)
-    place = along[:, None] * offset.unsqueeze(-1) + across[:, None] * gap[:, None, None]
-    place = centre[clip] + place * size[clip][:, None, None]
-    low, high = bank.outline[sprite].amin(1), bank.outline[sprite].amax(1)
-    half = bank.frame[sprite, 2:]
-    scale = ratio * size[clip] / ((high - low) * half).prod(-1).sqrt()
-    spin = draws.normal(0.1, m, 1) + draws.normal(0.3, m, 1) * time[clip]
-    swell = (draws.normal(0.15, m, 1) * time[clip]).exp() * scale[:, None]
-    flip = draws.sign(m, 1)
-    shape = linear(half[:, :1] * swell * flip, half[:, 1:] * swell, torch.zeros_like(spin), spin)
-    gate = torch.ones_like(time[clip])
-    return Layer(clip, sprite, _appearance(draws, m, 0.28), place, shape, None, gate)
-
-
-def _remove(draws: Draws, target: Layer, inside: Tensor, behind: Layer) -> Layer:
-    """Take pasted targets out of some searched frames, except where its double would be taken for it."""
-    double = torch.zeros_like(inside)
-    double[behind.clip] = behind.sprite == target.sprite[behind.clip]
-    gone = draws.chance(REMOVED, len(inside), target.gate.shape[1] - 1) & ~(inside | double)[:, None]
-    gate = target.gate.clone()
-    gate[:, 1:] = gate[:, 1:] * (~gone).float()
-    return replace(target, gate=gate)
-
-
-def _uncover(layer: Layer, bank: ImageBank, interior: Tensor, only: Tensor) -> Layer:
-    """Take the layer out of the template's frame where it would cover the target (of the clips of ``only``)."""
-    alpha = layer_alpha_at(layer, bank, interior[layer.clip])[:, 0]
-    covered = ((alpha > 0.3).float().mean(-1) > 0.05) & only[layer.clip]
-    gate = layer.gate.clone()
-    gate[:, 0] = gate[:, 0] * (~covered).float()
-    return replace(layer, gate=gate)
 
 
 def _take(layer: Layer, index: Tensor) -> Layer:

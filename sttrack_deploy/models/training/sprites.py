@@ -12,7 +12,16 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["KIND_BOX", "KIND_MASK", "KIND_REGION", "Sprite", "cut_box", "cut_masks", "random_regions"]
+__all__ = [
+    "KIND_BOX",
+    "KIND_CUT",
+    "KIND_MASK",
+    "KIND_REGION",
+    "Sprite",
+    "cut_box",
+    "cut_masks",
+    "random_regions",
+]
 
 UInt8Array = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float32]
@@ -22,7 +31,12 @@ TEXTURE = 64  # side of a sprite's texture: a target is about 48 px wide in a cr
 OUTLINE = 64  # points kept of the outline
 INTERIOR = 48  # points kept of the inside
 MARGIN = 0.12  # of the box's side, on every side
-KIND_MASK, KIND_BOX, KIND_REGION = 0, 1, 2  # where the outline comes from
+KIND_MASK, KIND_BOX, KIND_REGION, KIND_CUT = (
+    0,
+    1,
+    2,
+    3,
+)  # where the outline comes from (cut: found by GrabCut)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +49,7 @@ class Sprite:
         interior: float32 ``(INTERIOR, 2)``, points spread over the inside, own coordinates.
         frame: float32 ``(4,)`` centre x, centre y, half width, half height of the *texture* in the photograph,
             pixels; the map from own coordinates to the photograph.
-        kind: ``KIND_MASK``, ``KIND_BOX`` or ``KIND_REGION``.
+        kind: ``KIND_MASK``, ``KIND_BOX``, ``KIND_REGION`` or ``KIND_CUT``.
     """
 
     texture: UInt8Array
@@ -45,7 +59,9 @@ class Sprite:
     kind: int
 
 
-def cut_masks(image: UInt8Array, mask: UInt8Array, rng: np.random.Generator, limit: int = 4) -> list[Sprite]:
+def cut_masks(
+    image: UInt8Array, mask: UInt8Array, rng: np.random.Generator, limit: int = 4, kind: int = KIND_MASK
+) -> list[Sprite]:
     """The largest connected parts of ``mask`` (255 = object) as sprites.
 
     Parts that are tiny, thread-like, or run along the photograph's edge (cut off there, so that their outline
@@ -62,7 +78,7 @@ def cut_masks(image: UInt8Array, mask: UInt8Array, rng: np.random.Generator, lim
         small = min(w, h) < 10 or area < 150 or area < 0.25 * w * h
         if small or w * h > 0.7 * width * height or rim > 0.2 * (w + h):
             continue
-        sprite = _make(image, (x, y, w, h), part * 255, KIND_MASK, rng)
+        sprite = _make(image, (x, y, w, h), part * 255, kind, rng)
         if sprite is not None:
             sprites.append(sprite)
     return sprites
@@ -122,8 +138,10 @@ def _make(
         alpha = _random_shape(rng)
     else:
         soft = cv2.GaussianBlur(mask.astype(np.float32), (0, 0), max(0.5, 0.4 * shrink))
-        alpha = cv2.warpAffine(soft, warp, (TEXTURE, TEXTURE), flags=flags, borderMode=cv2.BORDER_CONSTANT) / 255
-        alpha = 1.5 * alpha - 0.4  # a little less than the mask: its rim holds the old background
+        spread = cv2.warpAffine(soft, warp, (TEXTURE, TEXTURE), flags=flags, borderMode=cv2.BORDER_CONSTANT)
+        alpha = np.asarray(
+            1.5 / 255 * spread - 0.4, np.float32
+        )  # a little less than the mask: its rim holds the old background
     alpha = _fade_border(np.clip(alpha, 0, 1).astype(np.float32))
     points = _points(alpha, rng)
     if points is None:
@@ -183,7 +201,8 @@ def _points(alpha: FloatArray, rng: np.random.Generator) -> tuple[FloatArray, Fl
     contours, _ = cv2.findContours(solid, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     edge = np.concatenate([c[:, 0] for c in contours]).astype(np.float32)
     middle = edge.mean(0)
-    outward = np.sign(edge - middle)  # contour points are pixel centres: push them to the pixels' outer corners
+    # Contour points are pixel centres: push them to the pixels' outer corners.
+    outward = np.sign(edge - middle)
     own = (edge + 0.5 + 0.5 * outward) / (TEXTURE * zoom) * 2 - 1
     # Half of the points are the extremes in 32 directions (they make the tight box after any affine map), the
     # others run along the edge (for bent sprites, whose extremes move).

@@ -8,16 +8,17 @@ on the device that the image bank lies on.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
+import torch.nn.functional as F
 from torch import Tensor
 
+from sttrack_deploy.models.training.casting import Casting
 from sttrack_deploy.models.training.clips import ClipBatch, ClipGeometry, concatenate
 from sttrack_deploy.models.training.draws import Draws
 from sttrack_deploy.models.training.image_bank import ImageBank
 from sttrack_deploy.models.training.jitter import search_guess, template_guess
 from sttrack_deploy.models.training.layers import draw_layer
 from sttrack_deploy.models.training.photometry import Degradation
-from sttrack_deploy.models.training.scenes import Casting, Scene, make_scene
+from sttrack_deploy.models.training.scenes import Scene, make_scene
 from sttrack_deploy.models.training.warping import crop_matrix, sample_plane
 
 __all__ = ["SyntheticSource"]
@@ -77,7 +78,9 @@ class SyntheticSource:
             for layer in scene.layers:
                 draw_layer(canvas, layer, self.bank, to_frame, part, target)
             pictures.append(degradation.apply(canvas, part))
-        template, template_mask = _finish(pictures[0], template_crop, scene.frame_size, g.template_size, g.stride)
+        template, template_mask = _finish(
+            pictures[0], template_crop, scene.frame_size, g.template_size, g.stride
+        )
         search, search_mask = _finish(pictures[1], search_crop, scene.frame_size, g.search_size, g.stride)
         box, present = _truth(scene, search_crop)
         return ClipBatch(template[:, 0], template_mask[:, 0], search, search_mask, box, present)

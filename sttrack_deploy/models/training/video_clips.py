@@ -15,20 +15,21 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
-
 from sttrack_deploy.cropping import crop_patch
 from sttrack_deploy.errors import UserError
+from torch import Tensor
+
 from sttrack_deploy.models.training.clips import ClipBatch, ClipGeometry
 from sttrack_deploy.models.training.draws import Draws
 from sttrack_deploy.models.training.image_bank import Split
 from sttrack_deploy.models.training.jitter import search_guess, template_guess
 from sttrack_deploy.models.training.photometry import Degradation
 
-__all__ = ["HELD_OUT", "VideoSource", "load_tracks"]
+__all__ = ["HELD_OUT", "Track", "VideoSource", "load_tracks", "load_video_source"]
 
 UInt8Array = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
 
 HELD_OUT = (
     "mot_pets_s3mf1_track7",
@@ -83,8 +84,7 @@ def load_tracks(
         for video in sorted(folder.glob("*.mp4")):
             texts = [p for p in sorted(folder.glob(f"{video.stem}*.txt")) if _belongs(p.stem, video.stem)]
             texts = [p for p in texts if (p.stem in held_out) == (split == "val") and p.stem not in excluded]
-            if texts:
-                tracks += _read_video(video, texts)
+            tracks += _read_video(video, texts) if texts else []
     if not tracks:
         raise UserError(
             f"no annotated video for the split '{split}' in {', '.join(map(str, folders))}: "
@@ -101,15 +101,16 @@ def _read_video(video: Path, texts: list[Path]) -> list[Track]:
     """The tracks of one video; only frames that some track has a box in are kept."""
     boxes = {path: _read_boxes(path) for path in texts}
     length = max(len(b) for b in boxes.values())
-    valid = {path: np.isfinite(b).all(1) & (b[:, 2:] > 2).all(1) for path, b in boxes.items()}
     capture = cv2.VideoCapture(str(video))
+    size = (capture.get(cv2.CAP_PROP_FRAME_WIDTH), capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
+    valid = {path: _usable(b, size) for path, b in boxes.items()}
     stored: dict[int, UInt8Array] = {}
     index = 0
     while index < length:
         read, frame = capture.read()
         if not read:
             break
-        if any(index < len(v) and v[index] for v in valid.values()):
+        if any(index < len(v) and bool(v[index]) for v in valid.values()):
             _, data = cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
             stored[index] = np.asarray(data, np.uint8)
         index += 1
@@ -117,7 +118,9 @@ def _read_video(video: Path, texts: list[Path]) -> list[Track]:
     if index == 0:
         raise UserError(f"the video {video} cannot be read")
     if index < length:
-        raise UserError(f"{video} has {index} frames but {texts[0]} has {length} lines; they must be one a frame")
+        raise UserError(
+            f"{video} has {index} frames but {texts[0]} has {length} lines; they must be one a frame"
+        )
     tracks = []
     for path in texts:
         number = [int(i) for i in np.flatnonzero(valid[path])]
@@ -125,6 +128,21 @@ def _read_video(video: Path, texts: list[Path]) -> list[Track]:
             frames = tuple(stored[i] for i in number)
             tracks.append(Track(path.stem, frames, tuple(number), boxes[path][number]))
     return tracks
+
+
+def _usable(boxes: FloatArray, size: tuple[float, float]) -> BoolArray:
+    """Which of the boxes ``(lines, 4)`` show the target: bool ``(lines,)``.
+
+    A target that is just coming into the frame leaves a sliver at its edge, which shows nothing to learn from.
+    """
+    width, height = size
+    known = np.asarray(np.isfinite(boxes).all(1), np.bool_)
+    filled = np.where(known[:, None], boxes, 0.0)
+    x, y, w, h = filled.T
+    touches = (x < 3) | (y < 3) | (x + w > width - 3) | (y + h > height - 3)
+    area = w * h
+    usual = float(np.median(area[known])) if known.any() else 0.0
+    return np.asarray(known & (w > 2) & (h > 2) & ~(touches & (area < 0.6 * usual)), np.bool_)
 
 
 def _read_boxes(path: Path) -> FloatArray:
@@ -139,6 +157,13 @@ def _read_boxes(path: Path) -> FloatArray:
     return boxes
 
 
+def load_video_source(
+    folders: Sequence[Path], split: Split = "train", *, geometry: ClipGeometry | None = None
+) -> VideoSource:
+    """:class:`VideoSource` over :func:`load_tracks`."""
+    return VideoSource(load_tracks(folders, split), geometry)
+
+
 class VideoSource:
     """A :class:`~sttrack_deploy.models.training.clips.ClipSource` over annotated videos (always on the CPU).
 
@@ -147,7 +172,12 @@ class VideoSource:
     """
 
     def __init__(
-        self, tracks: Sequence[Track], geometry: ClipGeometry | None = None, *, max_gap: int = 30, degrade: bool = True
+        self,
+        tracks: Sequence[Track],
+        geometry: ClipGeometry | None = None,
+        *,
+        max_gap: int = 30,
+        degrade: bool = True,
     ) -> None:
         self.tracks = tuple(tracks)
         self.geometry = geometry or ClipGeometry()
@@ -169,9 +199,15 @@ class VideoSource:
         box = torch.tensor(
             np.stack([t.boxes[o] for t, o in zip(tracks, order, strict=True)]), dtype=torch.float32
         )
-        xyxy = torch.cat([box[..., :2], box[..., :2] + box[..., 2:]], -1)
-        pictures = [[_decode(t.frames[i]) for i in o] for t, o in zip(tracks, order, strict=True)]
+        mirrored = draws.chance(0.5, batch)
+        pictures = [
+            [_decode(t.frames[i], bool(m)) for i in o]
+            for t, o, m in zip(tracks, order, mirrored, strict=True)
+        ]
         limit = torch.tensor([[p[0].shape[1], p[0].shape[0]] for p in pictures], dtype=torch.float32)
+        left = torch.where(mirrored[:, None], limit[:, :1] - box[..., 0] - box[..., 2], box[..., 0])
+        low = torch.stack([left, box[..., 1]], -1)
+        xyxy = torch.cat([low, low + box[..., 2:]], -1)
         template, template_mask, _ = self._cut(
             [p[:1] for p in pictures], template_guess(draws, xyxy, g.template_factor), g.template_size
         )
@@ -181,13 +217,6 @@ class VideoSource:
         truth = (xyxy[:, 1:] - window[..., [0, 1, 0, 1]]) / window[..., 2:]
         middle = (truth[..., :2] + truth[..., 2:]) / 2
         present = ((middle > 0) & (middle < 1)).all(-1)
-        mirrored = draws.chance(0.5, batch)
-        template, template_mask, search, search_mask = (
-            torch.where(mirrored.reshape(-1, *[1] * (x.ndim - 1)), x.flip(axis), x)
-            for x, axis in ((template, 2), (template_mask, 2), (search, 3), (search_mask, 3))
-        )
-        turned = torch.stack([1 - truth[..., 2], truth[..., 1], 1 - truth[..., 0], truth[..., 3]], -1)
-        truth = torch.where(mirrored[:, None, None], turned, truth)
         if self.degrade:
             time = torch.linspace(0, 1, frames + 1).expand(batch, -1) * draws.log_uniform(0.02, 0.5, batch, 1)
             camera = Degradation(draws, batch, frames + 1, time, self.noise)
@@ -238,8 +267,9 @@ class VideoSource:
         return torch.from_numpy(patches), torch.from_numpy(masks), torch.from_numpy(windows)
 
 
-def _decode(data: UInt8Array) -> UInt8Array:
-    return np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), np.uint8)
+def _decode(data: UInt8Array, mirrored: bool) -> UInt8Array:
+    picture = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), np.uint8)
+    return np.ascontiguousarray(picture[:, ::-1]) if mirrored else picture
 
 
 def _degraded(camera: Degradation, pixels: Tensor, frames: slice) -> Tensor:

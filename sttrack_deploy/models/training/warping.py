@@ -7,7 +7,7 @@ coordinates are ``-1 .. 1``. Many crops of one picture are sampled in one call, 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
+import torch.nn.functional as F
 from torch import Tensor
 
 __all__ = ["crop_matrix", "linear", "plane_matrix", "rotation", "sample_affine", "sample_plane"]

@@ -1,0 +1,159 @@
+"""``sttrack-export``: a checkpoint becomes a bundle, proven equal to PyTorch."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from sttrack_deploy.cli.common import command, console
+from sttrack_deploy.errors import MissingDependencyError, UsageError, UserError
+from sttrack_deploy.geometry import parse_box
+
+if TYPE_CHECKING:
+    from sttrack_deploy.export.validate import Check, ValidationClip
+    from sttrack_deploy.models.network import STTrack
+
+FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+@click.command()
+@command
+@click.option("--model", "preset_name", metavar="PRESET", help="sttrack-r50 or sttrack-nano.")
+@click.option("--config", "config_path", type=FILE, help="Published experiment file (YAML).")
+@click.option(
+    "--checkpoint", type=FILE, required=True, help="Published checkpoint, or weights of sttrack-train (.safetensors)."
+)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the bundle.")
+@click.option("--memory-size", type=click.IntRange(min=1), help="Frames the memory holds.  [default: the model's]")
+@click.option("--memory-semantics", type=click.Choice(["test", "train"]), help="[default: the model's]")
+@click.option("--batch", default="1", show_default=True, metavar="N|dynamic", help="Targets for each call.")
+@click.option("--opset", type=int, help="ONNX opset, 18 to 20.  [default: 20]")
+@click.option("--license", "license_name", default="unknown", show_default=True, help="Licence of the weights.")
+@click.option("--no-validate", is_flag=True, help="Skip the comparison with PyTorch.")
+@click.option(
+    "--validation-source",
+    metavar="VIDEO|FOLDER",
+    help="Compare on this video.  [default: the clip of sttrack-run --demo]",
+)
+@click.option("--validation-box", metavar="X,Y,W,H", help="Target on its first frame.")
+def main(
+    preset_name: str | None,
+    config_path: Path | None,
+    checkpoint: Path,
+    out: Path,
+    memory_size: int | None,
+    memory_semantics: str | None,
+    batch: str,
+    opset: int | None,
+    license_name: str,
+    no_validate: bool,
+    validation_source: str | None,
+    validation_box: str | None,
+) -> None:
+    """Export a checkpoint to a bundle: template.onnx, search.onnx, manifest.json."""
+    try:
+        import torch  # noqa: F401 (so that it is missed first)
+
+        from sttrack_deploy.export.exporter import ExportOptions, export_bundle
+        from sttrack_deploy.export.onnx_file import DEFAULT_OPSET
+        from sttrack_deploy.export.validate import CLOSED_LOOP_FRAMES, CROP_FRAMES, Check
+    except ImportError as error:
+        raise MissingDependencyError(
+            error.name or "torch", "the export", 'pip install "sttrack-deploy[export]"'
+        ) from error
+    if (validation_source is None) != (validation_box is None):
+        raise UsageError("--validation-source and --validation-box go together")
+    options = ExportOptions(opset or DEFAULT_OPSET, _batch(batch), license=license_name)
+    network = _load(preset_name, config_path, checkpoint, memory_size, memory_semantics)
+    clip = None if no_validate else _clip(validation_source, validation_box)
+    parameters = sum(p.numel() for p in network.parameters())
+    console.print(f"{network.config.name}: {parameters / 1e6:.2f} M parameters from {checkpoint}")
+    started = time.monotonic()
+    columns = (TextColumn("comparing with PyTorch"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        frames = CROP_FRAMES + min(CLOSED_LOOP_FRAMES, len(clip.frames) - 1) if clip else 1
+        task = bar.add_task("", total=frames, visible=clip is not None)
+
+        def show(check: Check) -> None:
+            mark = "[green]ok[/]  " if check.passed else "[red]FAIL[/]"
+            bar.console.print(f"  {mark} {check.name}: {check.detail}", highlight=False, soft_wrap=True)
+
+        bundle = export_bundle(network, checkpoint, out, options, clip, show, lambda: bar.advance(task))
+    manifest = bundle.manifest
+    for graph in (manifest.template, manifest.search):
+        console.print(f"  {bundle.path / graph.file}  {graph.bytes / 1e6:.1f} MB", soft_wrap=True)
+    memory = f"memory {network.config.memory_capacity} ({network.config.memory_semantics})"
+    console.print(
+        f"wrote the bundle {bundle.path} in {time.monotonic() - started:.0f} s: opset {manifest.opset}, "
+        f"batch {manifest.batch}, {memory}",
+        soft_wrap=True,
+    )
+    if clip is None:
+        console.print("not compared with PyTorch (--no-validate)")
+    console.print(f"next: sttrack-run VIDEO --init-box X,Y,W,H --bundle {bundle.path}", soft_wrap=True)
+
+
+def _batch(text: str) -> int | None:
+    """Number of targets, ``None`` for dynamic."""
+    if text == "dynamic":
+        return None
+    if not text.isdecimal() or not 1 <= int(text) <= 64:
+        raise UsageError(f"--batch is a number from 1 to 64 or 'dynamic', not {text!r}")
+    return int(text)
+
+
+def _load(
+    preset_name: str | None,
+    config_path: Path | None,
+    checkpoint: Path,
+    memory_size: int | None,
+    memory_semantics: str | None,
+) -> STTrack:
+    """The network of a published checkpoint or of our own weights."""
+    from sttrack_deploy.models.config import preset
+    from sttrack_deploy.models.network import STTrack
+    from sttrack_deploy.models.published import config_from_yaml, load_published
+    from sttrack_deploy.models.weights import load_weights, read_config
+
+    if preset_name and config_path:
+        raise UsageError("give --model or --config, not both")
+    semantics = "train" if memory_semantics == "train" else "test" if memory_semantics else None
+    if checkpoint.suffix == ".safetensors":
+        config = read_config(checkpoint)
+        if config_path or (preset_name and preset_name != config.name):
+            named = config_path or preset_name
+            raise UsageError(
+                f"{checkpoint} brings its own configuration '{config.name}', which is not {named}; "
+                "leave --model and --config out"
+            )
+        return load_weights(checkpoint, config.with_memory(memory_size, semantics))
+    if not preset_name and not config_path:
+        raise UsageError(
+            f"{checkpoint} is a published checkpoint: say which network with --config EXPERIMENT.yaml or --model PRESET"
+        )
+    config = config_from_yaml(config_path) if config_path else preset(str(preset_name))
+    network = STTrack(config.with_memory(memory_size, semantics))
+    load_published(network, checkpoint)
+    return network
+
+
+def _clip(source: str | None, box: str | None) -> ValidationClip:
+    """Frames to compare on."""
+    from sttrack_deploy.export.validate import CLOSED_LOOP_FRAMES, ValidationClip
+    from sttrack_deploy.runtime.demo import DemoClip
+    from sttrack_deploy.runtime.source import open_source
+
+    wanted = CLOSED_LOOP_FRAMES + 1
+    if source is None or box is None:
+        demo = DemoClip()
+        frames = [demo.frame(index) for index in range(wanted)]
+        return ValidationClip("the demo clip", frames, demo.truth[0])
+    with open_source(source, end=wanted) as opened:
+        frames = [frame.image for frame in opened]
+    if len(frames) < 2:
+        raise UserError(f"{source} has {len(frames)} frame(s); the comparison needs at least 2")
+    return ValidationClip(Path(source).name, frames, parse_box(box))

@@ -1,0 +1,282 @@
+"""``sttrack-run``: track an object in a video, a folder of images or a camera."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import rich.progress
+
+from sttrack_deploy.bundle import open_bundle
+from sttrack_deploy.cli.common import bundle_option, command, console, engine_options
+from sttrack_deploy.cli.run_summary import report_truth, suggest_next, summarise
+from sttrack_deploy.errors import UsageError
+from sttrack_deploy.geometry import Box, parse_box
+
+if TYPE_CHECKING:  # imported when a run starts: a missing libGL must become one line, not a traceback
+    from sttrack_deploy.runtime.demo import DemoClip
+    from sttrack_deploy.runtime.session import BoxChooser, Outputs
+    from sttrack_deploy.runtime.sink import AtomicFile, ResultCollector
+    from sttrack_deploy.runtime.source import FrameSource
+    from sttrack_deploy.runtime.tracker import Tracker
+
+__all__ = ["main"]
+
+DEMO_OUT = Path("sttrack_demo.mp4")
+FOUND_MARGIN = 0.1
+"""A lost target is believed again this much above ``--lost-below``, so that the answer does not flicker."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What to track and what to write. ``source`` is None for the demo, ``box`` where the mouse draws it."""
+
+    source: str | None
+    box: Box | None
+    show: bool
+    start: int
+    end: int | None
+    fps: float | None
+    video: Path | None
+    boxes: Path | None
+    json: str | None
+
+    @property
+    def demo(self) -> bool:
+        return self.source is None
+
+    @property
+    def selects(self) -> bool:
+        return not self.demo and self.box is None
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("source", required=False)
+@click.option("--init-box", metavar="X,Y,W,H", help="The target on the first frame tracked, in pixels.")
+@click.option("--select", is_flag=True, help="Draw the target with the mouse.")
+@click.option("--demo", is_flag=True, help="Render a clip, track it, compare with its exact truth.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Annotated video to write.  [default: SOURCE's name with _tracked.mp4, in this folder]",
+)
+@click.option("--no-video", is_flag=True, help="Write no video.")
+@click.option("--boxes", type=click.Path(path_type=Path), help="Write x,y,w,h a line, one for each frame.")
+@click.option(
+    "--json", "json_file", metavar="FILE", help="Write a JSON object a line for each frame; '-' prints them."
+)
+@click.option("--show", is_flag=True, help="Preview: r re-selects, space pauses, q or Esc quits.")
+@click.option(
+    "--start", type=click.IntRange(min=0), default=0, show_default=True, help="First frame, counted from 0."
+)
+@click.option("--end", type=click.IntRange(min=1), help="Frame to stop before.  [default: all frames]")
+@click.option(
+    "--fps", type=click.FloatRange(0.1, 480), help="Frame rate, where the source's is missing or wrong."
+)
+@bundle_option
+@engine_options
+@click.option(
+    "--lost-below",
+    type=click.FloatRange(0, 1),
+    help="Confidence under which the target counts as lost.  [default: the bundle's]",
+)
+@click.option(
+    "--recover/--no-recover",
+    default=None,
+    help="While lost, search a region that grows around the last good box.  [default: the bundle's]",
+)
+@command
+def main(
+    source: str | None,
+    init_box: str | None,
+    select: bool,
+    demo: bool,
+    out: Path | None,
+    no_video: bool,
+    boxes: Path | None,
+    json_file: str | None,
+    show: bool,
+    start: int,
+    end: int | None,
+    fps: float | None,
+    bundle: Path | None,
+    engine: str,
+    threads: int | None,
+    lost_below: float | None,
+    recover: bool | None,
+) -> None:
+    """Track one object in SOURCE: a video, a folder of images, a camera's index (0) or a stream's URL.
+
+    The first frame's result is the box you gave, with confidence 1. Ctrl-C and errors keep every frame
+    that was done: the files written are complete.
+
+    \b
+    sttrack-run --demo
+    sttrack-run street.mp4 --init-box 120,80,64,48
+    sttrack-run street.mp4 --select --boxes street.txt
+    sttrack-run 0 --select --show --no-video
+    """
+    if demo == (source is not None):
+        raise UsageError("name one SOURCE (a video, a folder of images or a camera index), or use --demo")
+    if demo and (init_box is not None or select):
+        raise UsageError("--demo knows its target: leave --init-box and --select out")
+    if not demo and (init_box is None) == (not select):
+        raise UsageError("say what to track: either --init-box X,Y,W,H, or --select to draw it")
+    if no_video and out is not None:
+        raise UsageError("--out and --no-video exclude each other")
+    if end is not None and end <= start:
+        raise UsageError(f"--end {end} must be greater than --start {start}")
+    box = None if init_box is None else parse_box(init_box)
+    video = None if no_video else out or _default_out(source)
+    job = _Job(source, box, show, start, end, fps, video, boxes, json_file)
+    _check_names(job)
+    _quieten_opencv()
+    _track(job, _make_tracker(bundle, engine, threads, lost_below, recover))
+
+
+def _default_out(source: str | None) -> Path:
+    if source is None:
+        return DEMO_OUT
+    stem = f"camera{source}" if source.isdecimal() and not Path(source).exists() else Path(source).stem
+    return Path(f"{stem or Path(source).resolve().name or 'stream'}_tracked.mp4")
+
+
+def _check_names(job: _Job) -> None:
+    """Raises UsageError where two files, or a file and the source, have one name."""
+    json_path = None if job.json in (None, "-") else job.json
+    named = [Path(name).resolve() for name in (job.source, job.video, job.boxes, json_path) if name]
+    for path in named:
+        if named.count(path) > 1:
+            raise UsageError(f"{path} is named twice: the source and each output need a name of their own")
+
+
+def _quieten_opencv() -> None:
+    """OpenCV and FFmpeg comment on every failure on standard error; the command says it in one line."""
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+
+
+def _make_tracker(
+    path: Path | None, engine: str, threads: int | None, lost_below: float | None, recover: bool | None
+) -> Tracker:
+    from sttrack_deploy.engines.registry import create_engine
+    from sttrack_deploy.runtime.tracker import Tracker
+
+    bundle = open_bundle(path)
+    policy = bundle.manifest.tracking
+    if lost_below is not None:
+        policy = replace(policy, lost_below=lost_below, found_above=min(1.0, lost_below + FOUND_MARGIN))
+    if recover is not None:
+        policy = replace(policy, recovery=recover)
+    return Tracker(bundle, create_engine(engine, bundle, threads), policy)
+
+
+def _track(job: _Job, tracker: Tracker) -> None:
+    from sttrack_deploy.runtime import display
+    from sttrack_deploy.runtime.demo import DemoClip
+    from sttrack_deploy.runtime.session import Session
+    from sttrack_deploy.runtime.sink import ResultCollector
+
+    if job.show or job.selects:
+        display.require_display()
+    clip = DemoClip() if job.demo else None
+    collected = ResultCollector()
+    session = Session(tracker)
+    files: list[AtomicFile] = []
+    finished = False
+    try:
+        with contextlib.ExitStack() as stack:
+            source = stack.enter_context(_open(job, clip))
+            window = stack.enter_context(display.Window()) if job.show or job.selects else None
+            choose: BoxChooser
+            if clip is not None:
+                choose = _given(clip.truth[job.start])
+            elif job.box is not None:
+                choose = _given(job.box)
+            else:
+                assert window is not None
+                choose = window.select
+            outputs = _open_outputs(job, source, stack, files, collected if clip else None)
+            outputs = replace(
+                outputs, window=window if job.show else None, truth=clip.truth if clip else None
+            )
+            with _progress(source.info.frames) as advance:
+                session.run(source, choose, outputs, advance)
+        finished = True
+    finally:
+        # Reached by errors and Ctrl-C too, when the files are already closed: say what there is.
+        summarise(session, files, tracker, finished=finished)
+    if clip is not None:
+        report_truth(clip.truth, collected.results)
+    suggest_next(job.source, session.box if job.selects else None)
+
+
+def _given(box: Box) -> BoxChooser:
+    return lambda _: box
+
+
+def _open(job: _Job, clip: DemoClip | None) -> FrameSource:
+    from sttrack_deploy.runtime.source import FrameSource, SourceInfo, open_source
+
+    if clip is None:
+        assert job.source is not None
+        return open_source(job.source, job.start, job.end, job.fps)
+    frames = range(len(clip.truth))[job.start : job.end]
+    if not frames:
+        raise UsageError(f"the demo has {len(clip.truth)} frames; --start {job.start} is past its end")
+    if math.isnan(clip.truth[job.start][0]):
+        raise UsageError(f"the demo's target is hidden on frame {job.start}; choose another --start")
+    info = SourceInfo("demo", "demo", len(frames), job.fps or clip.fps)
+    return FrameSource(info, clip.frames(frames))
+
+
+def _open_outputs(
+    job: _Job,
+    source: FrameSource,
+    stack: contextlib.ExitStack,
+    files: list[AtomicFile],
+    collected: ResultCollector | None,
+) -> Outputs:
+    """Open what is to be written; ``stack`` closes it, ``files`` gets it in the order of the options."""
+    from sttrack_deploy.runtime import sink
+    from sttrack_deploy.runtime.session import Outputs
+    from sttrack_deploy.runtime.source import DEFAULT_FPS
+
+    video = None
+    writers: list[sink.ResultWriter] = [] if collected is None else [collected]
+    if job.video is not None:
+        video = stack.enter_context(sink.VideoWriter(job.video, source.info.fps or DEFAULT_FPS))
+        files.append(video)
+    if job.boxes is not None:
+        boxes = stack.enter_context(sink.BoxesWriter(job.boxes))
+        files.append(boxes)
+        writers.append(boxes)
+    if job.json == "-":
+        writers.append(sink.JsonToStdout())
+    elif job.json is not None:
+        lines = stack.enter_context(sink.JsonWriter(Path(job.json)))
+        files.append(lines)
+        writers.append(lines)
+    return Outputs(video, writers)
+
+
+@contextlib.contextmanager
+def _progress(total: int | None) -> Iterator[Callable[[int], None]]:
+    """A progress bar on standard error, where that is a terminal; yields the function that moves it."""
+    columns = (
+        rich.progress.TextColumn("tracking"),
+        rich.progress.BarColumn(),
+        rich.progress.MofNCompleteColumn(),
+        rich.progress.TimeRemainingColumn(),
+    )
+    with rich.progress.Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task("tracking", total=total)
+        yield lambda frames: bar.update(task, completed=frames)

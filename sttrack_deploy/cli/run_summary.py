@@ -1,0 +1,83 @@
+"""What ``sttrack-run`` says at its end, finished or not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from rich.markup import escape
+
+from sttrack_deploy.cli.common import console
+from sttrack_deploy.geometry import Box, iou
+
+if TYPE_CHECKING:
+    from sttrack_deploy.runtime.session import Session
+    from sttrack_deploy.runtime.sink import AtomicFile, FrameResult
+    from sttrack_deploy.runtime.tracker import Tracker
+
+__all__ = ["report_truth", "suggest_next", "summarise"]
+
+
+def summarise(session: Session, files: Sequence[AtomicFile], tracker: Tracker, *, finished: bool) -> None:
+    """Print frames, speed and files to standard error; nothing if there was not a single frame."""
+    stats = session.stats
+    if not stats.frames:
+        return
+    manifest = tracker.bundle.manifest
+    engine = ", ".join(f"{key} {value}" for key, value in tracker.engine.describe().items())
+    state = "tracked" if finished else "stopped early after"
+    _say(
+        f"{state} [bold]{stats.frames}[/] frames, [bold]{stats.fps:.1f}[/] fps end to end, "
+        f"lost on {stats.lost}; model {escape(manifest.name)}, {tracker.engine.name} ({escape(engine)})"
+    )
+    medians = stats.medians_ms()
+    if medians:
+        parts = ", ".join(f"{name} {value:.2f}" for name, value in medians.items())
+        _say(f"median ms: {parts}")
+    written = "wrote" if finished else "kept"
+    for file in files:
+        if file.kept:
+            size = file.path.stat().st_size
+            _say(f"{written} {escape(str(file.path))}: {file.frames} frames, {_size(size)}")
+
+
+def report_truth(truth: Sequence[Box], results: Sequence[FrameResult]) -> None:
+    """Print the mean IoU of results against the demo's exact boxes, and how absence was seen."""
+    followed = results[1:]  # the first box was given
+    if not followed:
+        return
+    exact = np.array([truth[result.frame] for result in followed])
+    overlap = iou([result.box for result in followed], exact)
+    visible = ~np.isnan(exact).any(axis=1)
+    lost = np.array([result.lost for result in followed])
+    if visible.any():
+        _say(
+            f"mean IoU with the exact truth [bold]{overlap[visible].mean():.3f}[/] "
+            f"(lowest {overlap[visible].min():.3f}) on the {visible.sum()} frames that show the target"
+        )
+    if (~visible).any():
+        _say(
+            f"said LOST on {(lost & ~visible).sum()} of the {(~visible).sum()} frames that hide it, "
+            f"and on {(lost & visible).sum()} of the others"
+        )
+
+
+def suggest_next(source: str | None, selected: Box | None) -> None:
+    """Print the next command to type, after the demo or after a box was drawn with the mouse."""
+    if source is None:
+        _say("next: sttrack-run YOUR_VIDEO.mp4 --select   (without a display: --init-box X,Y,W,H)")
+    elif selected is not None:
+        box = ",".join(f"{value:g}" for value in selected)
+        _say(f"again without the mouse: sttrack-run {escape(source)} --init-box {box}")
+    else:
+        _say("next, with videos whose boxes are known: sttrack-eval --dataset folder --data DIR")
+
+
+def _say(line: str) -> None:
+    """One line, however long: what people copy must not be broken."""
+    console.print(line, soft_wrap=True)
+
+
+def _size(size: int) -> str:
+    return f"{size / 1e6:.1f} MB" if size >= 100_000 else f"{size / 1e3:.1f} kB"

@@ -1,0 +1,163 @@
+"""From a network to a bundle on disk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import onnx
+
+from sttrack_deploy import __version__
+from sttrack_deploy.bundle import (
+    MANIFEST,
+    SCHEMA,
+    Bundle,
+    CropSpec,
+    GraphSpec,
+    Manifest,
+    TrackingPolicy,
+    open_bundle,
+)
+from sttrack_deploy.errors import UserError
+from sttrack_deploy.export.graphs import STATE, search_source, template_source
+from sttrack_deploy.export.onnx_file import DEFAULT_OPSET, add_metadata, build_onnx, tensor_specs
+from sttrack_deploy.export.operator_check import check_operators
+from sttrack_deploy.export.validate import Check, ValidationClip, validate_bundle
+from sttrack_deploy.files import atomic_directory, sha256_of
+from sttrack_deploy.models.network import STTrack
+from sttrack_deploy.models.weights import save_weights
+
+__all__ = ["ExportOptions", "export_bundle"]
+
+WEIGHTS = "weights.safetensors"
+DESCRIPTION = "STTrack single-object tracker; recurrent state in and out; uint8 RGB crops in"
+
+
+@dataclass(frozen=True, slots=True)
+class ExportOptions:
+    """What can be chosen about a bundle.
+
+    Attributes:
+        batch: targets for each call, or ``None`` for a dynamic batch.
+        tracking: the runtime's defaults for lost targets.
+        license: of the weights.
+    """
+
+    opset: int = DEFAULT_OPSET
+    batch: int | None = 1
+    tracking: TrackingPolicy = TrackingPolicy()
+    license: str = "unknown"
+
+
+def export_bundle(
+    network: STTrack,
+    checkpoint: Path,
+    out: Path,
+    options: ExportOptions,
+    clip: ValidationClip | None,
+    report: Callable[[Check], None] = lambda _: None,
+    tick: Callable[[], None] = lambda: None,
+) -> Bundle:
+    """Write a bundle; it appears under its name only once everything has passed.
+
+    The weights go in as well: they are what the torch engine runs, so that anyone can repeat the
+    comparison from the bundle alone, and what another precision is exported from.
+
+    Args:
+        checkpoint: the file the weights came from; its name and hash are recorded.
+        clip: validate on this, or ``None`` to leave validation out.
+        report: called with each line of the validation.
+        tick: called for each validated frame.
+
+    Raises:
+        UserError: a graph is invalid, TensorRT would refuse it, validation failed, or the folder cannot be
+            written.
+    """
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / MANIFEST).is_file())):
+        raise UserError(f"{out} exists and is not a bundle; choose another --out, or remove it")
+    network = network.eval()
+    with atomic_directory(out) as folder:
+        manifest = _write_files(network, checkpoint, folder, options, report)
+        (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+        if clip is not None:
+            checks = []
+            for check in validate_bundle(open_bundle(folder), network, clip, tick):
+                report(check)
+                checks.append(check)
+            failed = [check for check in checks if not check.passed]
+            if failed:
+                names = ", ".join(f"{c.name} ({c.detail})" for c in failed)
+                raise UserError(f"the exported graphs differ from PyTorch: {names}; nothing was written to {out}")
+            measured = {check.name: check.detail for check in checks}
+            manifest = replace(manifest, validation={"clip": clip.name, "checks": measured})
+            (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+    return open_bundle(out)
+
+
+def _write_files(
+    network: STTrack, checkpoint: Path, folder: Path, options: ExportOptions, report: Callable[[Check], None]
+) -> Manifest:
+    """Write graphs and weights; return the manifest without validation."""
+    c = network.config
+    crop = CropSpec(c.template_size, c.template_factor, c.search_size, c.search_factor, c.stride)
+    # torch's exporter treats an example batch of 1 as a constant, so a dynamic one is shown 2.
+    example = 2 if options.batch is None else options.batch
+    facts = {
+        "description": DESCRIPTION,
+        "version": __version__,
+        "schema": str(SCHEMA),
+        "license": options.license,
+        "model": c.to_json(),
+        "crop": json.dumps(asdict(crop), sort_keys=True),
+        "state": json.dumps([asdict(s) for s in STATE], sort_keys=True),
+        "precision": "fp32",
+        "checkpoint_sha256": sha256_of(checkpoint),
+    }
+    graphs: dict[str, GraphSpec] = {}
+    for name, source in (
+        ("template", template_source(network, example)),
+        ("search", search_source(network, example)),
+    ):
+        model = build_onnx(source, options.opset, dynamic_batch=options.batch is None)
+        check_operators(model, f"{name}.onnx")
+        add_metadata(model, facts)
+        path = folder / f"{name}.onnx"
+        onnx.save(model, path)
+        nodes = len(model.graph.node)
+        report(Check(f"{name}.onnx", True, f"{nodes} nodes, valid ONNX, all operators in TensorRT's table"))
+        graphs[name] = GraphSpec(
+            path.name,
+            sha256_of(path),
+            path.stat().st_size,
+            tensor_specs(list(model.graph.input)),
+            tensor_specs(list(model.graph.output)),
+        )
+    save_weights(folder / WEIGHTS, c, network.state_dict())
+    return Manifest(
+        name=c.name,
+        crop=crop,
+        template=graphs["template"],
+        search=graphs["search"],
+        state=STATE,
+        model=c.to_dict(),
+        batch="dynamic" if options.batch is None else options.batch,
+        opset=options.opset,
+        tracking=options.tracking,
+        weights={"file": WEIGHTS, "sha256": sha256_of(folder / WEIGHTS)},
+        checkpoint={"file": checkpoint.name, "sha256": facts["checkpoint_sha256"]},
+        tools={"sttrack-deploy": __version__, **_versions("torch", "onnx", "onnxscript", "onnxslim")},
+        license=options.license,
+    )
+
+
+def _versions(*packages: str) -> dict[str, str]:
+    found = {}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "unknown"
+    return found

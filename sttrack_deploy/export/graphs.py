@@ -1,0 +1,100 @@
+"""The network as the two graphs of the recurrent contract."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from sttrack_deploy.bundle import (
+    BOX,
+    CONFIDENCE,
+    SEARCH_IMAGE,
+    SEARCH_MASK,
+    TEMPLATE_IMAGE,
+    TEMPLATE_MASK,
+    StateSpec,
+)
+from sttrack_deploy.models.network import STTrack, TrackState
+
+__all__ = ["STATE", "GraphSource", "search_source", "template_source"]
+
+CONSTANT = ("target_features", "target_position", "target_mask")
+RECURRENT = ("memory", "memory_valid", "query")
+
+STATE: tuple[StateSpec, ...] = (
+    *(StateSpec(name, name, name, None) for name in CONSTANT),
+    # Names sort alike on both sides: servers that pair state by position need it.
+    *(StateSpec(name, name, f"{name}_in", f"{name}_out") for name in RECURRENT),
+)
+
+
+class TemplateGraph(nn.Module):
+    """Template crop to the whole initial state."""
+
+    def __init__(self, network: STTrack) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, template_image: Tensor, template_mask: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.network.initial_state(template_image, template_mask))
+
+
+class SearchGraph(nn.Module):
+    """Search crop and state to box, confidence and the next state's changing part."""
+
+    def __init__(self, network: STTrack) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(
+        self,
+        search_image: Tensor,
+        search_mask: Tensor,
+        target_features: Tensor,
+        target_position: Tensor,
+        target_mask: Tensor,
+        memory_in: Tensor,
+        memory_valid_in: Tensor,
+        query_in: Tensor,
+    ) -> tuple[Tensor, ...]:
+        state = TrackState(target_features, target_position, target_mask, memory_in, memory_valid_in, query_in)
+        output, after = self.network.step(search_image, search_mask, state)
+        return output.corners.box, output.corners.confidence, after.memory, after.memory_valid, after.query
+
+
+@dataclass(frozen=True, slots=True)
+class GraphSource:
+    """What an exporter needs of one graph: module, example inputs, names in order."""
+
+    module: nn.Module
+    example: tuple[Tensor, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+def template_source(network: STTrack, batch: int) -> GraphSource:
+    """The template graph with example inputs of that batch."""
+    c = network.config
+    image = torch.zeros(batch, c.template_size, c.template_size, 3, dtype=torch.uint8)
+    mask = torch.zeros(batch, c.template_cells, c.template_cells, dtype=torch.bool)
+    return GraphSource(
+        TemplateGraph(network).eval(), (image, mask), (TEMPLATE_IMAGE, TEMPLATE_MASK), tuple(s.initial for s in STATE)
+    )
+
+
+def search_source(network: STTrack, batch: int) -> GraphSource:
+    """The search graph with example inputs of that batch."""
+    c = network.config
+    template = template_source(network, batch)
+    with torch.no_grad():
+        state: tuple[Tensor, ...] = template.module(*template.example)
+    image = torch.zeros(batch, c.search_size, c.search_size, 3, dtype=torch.uint8)
+    mask = torch.zeros(batch, c.search_cells, c.search_cells, dtype=torch.bool)
+    return GraphSource(
+        SearchGraph(network).eval(),
+        (image, mask, *(tensor.contiguous() for tensor in state)),
+        (SEARCH_IMAGE, SEARCH_MASK, *(s.input for s in STATE)),
+        (BOX, CONFIDENCE, *(s.output for s in STATE if s.output)),
+    )

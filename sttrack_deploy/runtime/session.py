@@ -1,0 +1,191 @@
+"""A run: frames in, one tracker, results out, with the time that each part takes."""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+
+import numpy as np
+import numpy.typing as npt
+
+from sttrack_deploy.errors import UserError
+from sttrack_deploy.geometry import Box, validate_box
+from sttrack_deploy.runtime.display import Key, Window
+from sttrack_deploy.runtime.overlay import draw_result, draw_truth
+from sttrack_deploy.runtime.sink import FrameResult, ResultWriter, VideoWriter
+from sttrack_deploy.runtime.source import TimedFrame
+from sttrack_deploy.runtime.tracker import Tracker, TrackResult
+
+__all__ = ["BoxChooser", "Outputs", "Session", "SessionStats"]
+
+Image = npt.NDArray[np.uint8]
+BoxChooser = Callable[[Image], Box]
+
+STATISTICS_WINDOW = 10_000  # frames; a camera may run for days
+FPS_SMOOTHING = 0.1
+
+
+def _times() -> deque[float]:
+    return deque(maxlen=STATISTICS_WINDOW)
+
+
+@dataclass(slots=True)
+class SessionStats:
+    """What happened so far; times in seconds, one for each of the last frames.
+
+    Attributes:
+        frames: frames with a result, the first one (whose box was given) included.
+        lost: frames on which the target was lost.
+        seconds: from having the target's box to the last result written, without pauses.
+        decode: waiting for the next frame.
+        output: drawing and writing.
+    """
+
+    frames: int = 0
+    lost: int = 0
+    seconds: float = 0.0
+    decode: deque[float] = field(default_factory=_times)
+    crop: deque[float] = field(default_factory=_times)
+    inference: deque[float] = field(default_factory=_times)
+    output: deque[float] = field(default_factory=_times)
+
+    @property
+    def fps(self) -> float:
+        """Frames a second, end to end."""
+        return self.frames / self.seconds if self.seconds > 0 else 0.0
+
+    def medians_ms(self) -> dict[str, float]:
+        """Median milliseconds of each part."""
+        parts = {
+            "decode wait": self.decode,
+            "crop": self.crop,
+            "inference": self.inference,
+            "draw + write": self.output,
+        }
+        return {name: 1e3 * statistics.median(times) for name, times in parts.items() if times}
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """Where results go.
+
+    Attributes:
+        video: the annotated video.
+        writers: the other files.
+        window: the preview.
+        truth: exact boxes by frame number, drawn beside the results.
+    """
+
+    video: VideoWriter | None = None
+    writers: Sequence[ResultWriter] = ()
+    window: Window | None = None
+    truth: Sequence[Box] | None = None
+
+    @property
+    def draws(self) -> bool:
+        """Somebody looks at the frames."""
+        return self.video is not None or self.window is not None
+
+
+class Session:
+    """Runs a tracker over frames.
+
+    ``stats`` is up to date at any time, after an exception or Ctrl-C too.
+    """
+
+    def __init__(self, tracker: Tracker) -> None:
+        self.stats = SessionStats()
+        self.box: Box | None = None  # the one that tracking started on
+        self._tracker = tracker
+        self._paused = 0.0
+        self._shown_fps: float | None = None
+
+    def run(
+        self,
+        frames: Iterable[TimedFrame],
+        choose: BoxChooser,
+        outputs: Outputs,
+        done: Callable[[int], None] | None = None,
+    ) -> None:
+        """Track until the frames end or the user quits.
+
+        Args:
+            frames: the first one is where the target is given.
+            choose: gives the target's box on the first frame.
+            outputs: where the results go.
+            done: called after each frame with the number of frames done.
+
+        Raises:
+            UserError: no frame, an impossible box, frames that change size, or a failed read or write;
+                everything before it is written.
+        """
+        remaining = iter(frames)
+        first = next(remaining, None)
+        if first is None:
+            raise UserError("the source has no frames")
+        height, width = first.image.shape[:2]
+        self.box = validate_box(choose(first.image), height, width)
+        self._tracker.init(first.image, self.box)
+        started = asked = time.perf_counter()
+        for frame in chain([first], remaining):
+            got = time.perf_counter()
+            # The first frame's result is the box that was given, with full confidence.
+            result = (
+                TrackResult(self.box, 1.0, False) if frame is first else self._tracker.update(frame.image)
+            )
+            tracked = time.perf_counter()
+            self._note_fps(tracked - asked)
+            quit_asked = self._emit(frame, result, outputs)
+            now = time.perf_counter()
+            stats = self.stats
+            stats.frames += 1
+            stats.lost += result.lost
+            if frame is not first:  # its crop and inference are those of the template
+                stats.decode.append(got - asked)
+                stats.crop.append(self._tracker.timings.crop)
+                stats.inference.append(self._tracker.timings.inference)
+                stats.output.append(now - tracked)
+            stats.seconds = now - started - self._paused
+            if done is not None:
+                done(stats.frames)
+            if quit_asked:
+                return
+            asked = time.perf_counter()
+
+    def _note_fps(self, seconds: float) -> None:
+        rate = 1.0 / max(seconds, 1e-6)
+        if self.stats.frames == 0:
+            return
+        last = self._shown_fps
+        self._shown_fps = rate if last is None else last + FPS_SMOOTHING * (rate - last)
+
+    def _emit(self, frame: TimedFrame, tracked: TrackResult, outputs: Outputs) -> bool:
+        """Write and show one result; True if the user wants to quit."""
+        result = FrameResult(frame.number, frame.seconds, tracked.box, tracked.confidence, tracked.lost)
+        for writer in outputs.writers:
+            writer.write(result)
+        if not outputs.draws:
+            return False
+        canvas = frame.image.copy()
+        if outputs.truth is not None:
+            draw_truth(canvas, outputs.truth[frame.number])
+        draw_result(canvas, result, self._shown_fps)
+        if outputs.video is not None:
+            outputs.video.write(canvas)
+        return outputs.window is not None and self._obey(outputs.window, canvas, frame.image)
+
+    def _obey(self, window: Window, canvas: Image, image: Image) -> bool:
+        key = window.show(canvas)
+        stopped = time.perf_counter()
+        if key is Key.PAUSE:
+            key = window.wait()
+        if key is Key.SELECT:
+            with contextlib.suppress(UserError):  # no box was drawn, or an impossible one: go on as before
+                self._tracker.init(image, window.select(image))
+        self._paused += time.perf_counter() - stopped
+        return key is Key.QUIT

@@ -1,0 +1,149 @@
+# Stand-ins take arguments that they do not need.
+# ruff: noqa: ARG002
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from moving_square import RedTracker, truth_of, write_bundle, write_sequence
+
+from sttrack_deploy.evaluation.dataset import read_folder
+from sttrack_deploy.evaluation.metrics import PYTRACKING
+from sttrack_deploy.evaluation.report import score_run
+from sttrack_deploy.evaluation.results import as_written, write_run
+from sttrack_deploy.evaluation.runner import (
+    SequenceFailure,
+    SequenceRun,
+    run_sequence,
+    run_sequences,
+    threads_each,
+)
+from sttrack_deploy.runtime.tracker import TrackResult
+
+
+class StandingTracker:
+    """Never moves; takes a known time of no time."""
+
+    def __init__(self):
+        self.started = 0
+
+    def init(self, frame, box):
+        self.box, self.started = box, self.started + 1
+
+    def update(self, frame):
+        return TrackResult(self.box, 0.25, True)
+
+
+@pytest.fixture
+def sequences(tmp_path):
+    for name, frames in (("a", 5), ("b", 9), ("c", 7)):
+        write_sequence(tmp_path / "data", name, frames)
+    return read_folder(tmp_path / "data")
+
+
+def test_starts_on_the_truth_and_records_every_frame(sequences):
+    advanced = []
+    run = run_sequence(StandingTracker(), sequences[0], advanced.append)
+    assert advanced == [1] * 5
+    np.testing.assert_array_equal(run.boxes, np.repeat(truth_of(5)[:1], 5, axis=0))
+    assert run.confidences.tolist() == [1, 0.25, 0.25, 0.25, 0.25]
+    assert run.lost.tolist() == [False, True, True, True, True]
+    assert (run.times > 0).all()
+    assert run.wall >= run.times.sum()
+
+
+def test_fps_leaves_out_init_and_end_to_end_does_not():
+    times = np.array([5.0, 0.1, 0.2, 0.1])
+    run = SequenceRun("a", np.zeros((4, 4)), np.ones(4), np.zeros(4, bool), times, wall=8.0)
+    assert run.fps == pytest.approx(3 / 0.4)
+    assert run.fps_end_to_end == pytest.approx(0.5)
+
+
+def test_a_single_frame_has_no_fps():
+    run = SequenceRun("a", np.zeros((1, 4)), np.ones(1), np.zeros(1, bool), np.ones(1), wall=8.0)
+    assert np.isnan(run.fps)
+
+
+def test_one_tracker_serves_all_sequences_in_order(sequences):
+    tracker = StandingTracker()
+    runs = list(run_sequences(lambda: tracker, sequences))
+    assert [run.name for run in runs] == ["a", "b", "c"]
+    assert tracker.started == 3
+
+
+class Fragile(StandingTracker):
+    def update(self, frame):
+        if self.started == 2:
+            raise RuntimeError("driver\nfell over")
+        return super().update(frame)
+
+
+def test_a_failure_is_one_line_and_the_run_goes_on(sequences):
+    advanced = []
+    runs = list(run_sequences(Fragile, sequences, progress=advanced.append))
+    assert [run.name for run in runs] == ["a", "b", "c"]
+    assert runs[1] == SequenceFailure("b", "RuntimeError: driver fell over")
+    assert sum(advanced) == 21  # the bar reaches its end all the same
+
+
+def test_workers_give_the_same_boxes(sequences, tmp_path):
+    make = RedTracker(write_bundle(tmp_path / "bundle"))
+    alone = {run.name: run for run in run_sequences(make, sequences)}
+    advanced = []
+    together = {run.name: run for run in run_sequences(make, sequences, workers=2, progress=advanced.append)}
+    assert together.keys() == alone.keys()
+    for name, run in alone.items():
+        np.testing.assert_array_equal(run.boxes, together[name].boxes)
+        np.testing.assert_array_equal(run.confidences, together[name].confidences)
+    assert sum(advanced) == 21
+
+
+@dataclass(frozen=True)
+class Hopeless:
+    def __call__(self):
+        raise OSError("no such device")
+
+
+def test_a_worker_that_cannot_make_its_tracker_says_why(sequences):
+    with pytest.raises(OSError, match="no such device"):
+        list(run_sequences(Hopeless(), sequences, workers=2))
+
+
+def test_threads_are_shared_between_workers(monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)), raising=False)
+    assert threads_each(None, 1) is None
+    assert threads_each(None, 3) == 2
+    assert threads_each(None, 99) == 1
+    assert threads_each(5, 3) == 5
+
+
+def test_result_files_score_as_the_run_did(sequences, tmp_path):
+    make = RedTracker(write_bundle(tmp_path / "bundle"))
+    run = run_sequence(make(), sequences[1])
+    written = write_run(run, tmp_path / "results")
+    assert [path.name for path in written] == ["b.txt", "b_confidence.txt", "b_time.txt"]
+    boxes = np.loadtxt(written[0], delimiter=",")
+    np.testing.assert_array_equal(boxes, as_written(run.boxes))
+    np.testing.assert_array_equal(
+        np.loadtxt(written[1], dtype=np.float32), run.confidences.astype(np.float32)
+    )
+    assert len(np.loadtxt(written[2])) == 9
+    report = score_run(run, sequences[1], PYTRACKING)
+    assert report.score == PYTRACKING.reduce(PYTRACKING.curves(boxes, sequences[1].truth))
+    assert report.score.auc > 0.7
+
+
+@dataclass(frozen=True)
+class Doomed:
+    """Its process dies as a killed one does."""
+
+    def __call__(self):
+        os._exit(9)
+
+
+def test_a_killed_worker_fails_what_was_left_by_name(sequences):
+    runs = list(run_sequences(Doomed(), sequences, workers=2))
+    assert {run.name for run in runs} == {"a", "b", "c"}
+    assert all("a worker process was killed" in run.error for run in runs)

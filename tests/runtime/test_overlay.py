@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from sttrack_deploy.geometry import Box
+from sttrack_deploy.runtime.overlay import draw_result, draw_truth
+from sttrack_deploy.runtime.sink import FrameResult
+
+BOXES: list[Box] = [
+    (20.0, 20.0, 30.0, 20.0),
+    (-50.0, -40.0, 100.0, 80.0),
+    (1e7, -1e7, 50.0, 1e6),
+    (0.0, 0.0, 10.0, 10.0),
+]
+
+
+@pytest.mark.parametrize("size", [(16, 16), (90, 160), (720, 405), (1080, 1920)])
+@pytest.mark.parametrize("box", BOXES)
+@pytest.mark.parametrize("lost", [False, True])
+def test_only_pixels_of_the_frame_change(size: tuple[int, int], box: Box, lost: bool) -> None:
+    height, width = size
+    surroundings = np.full((height + 40, width + 40, 3), 77, np.uint8)
+    image = surroundings[20:-20, 20:-20]
+    draw_truth(image, box)
+    draw_result(image, FrameResult(12, 0.5, box, 0.5, lost), 25.0)
+    assert (image != 77).any()
+    image[:] = 77
+    assert (surroundings == 77).all()
+
+
+def test_lost_looks_different_and_text_scales() -> None:
+    def drawn(size: tuple[int, int], lost: bool) -> np.ndarray:
+        image = np.full((*size, 3), 90, np.uint8)
+        draw_result(image, FrameResult(1, 0.0, (60.0, 40.0, 40.0, 30.0), 0.5, lost), 25.0)
+        return image != 90
+
+    found, lost = drawn((360, 640), False), drawn((360, 640), True)
+    assert not found[-1].any()
+    assert lost[0].all()
+    assert lost[-1].all()  # the border
+    share = [drawn(size, False).mean() for size in ((180, 320), (360, 640), (1080, 1920))]
+    assert max(share) < 4 * min(share)
+
+
+def test_the_box_itself_is_on_its_border() -> None:
+    image = np.zeros((100, 100, 3), np.uint8)
+    draw_result(image, FrameResult(0, 0.0, (30.0, 40.0, 20.0, 30.0), 1.0, False))
+    for x, y in ((30, 55), (49, 55), (40, 69)):
+        assert image[y, x].max() > 100
+    assert not image[45:65, 35:45].any()
+
+
+def test_nan_truth_draws_nothing() -> None:
+    image = np.zeros((50, 50, 3), np.uint8)
+    draw_truth(image, [float("nan")] * 4)
+    assert not image.any()

@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sttrack_deploy.errors import UsageError
+from sttrack_deploy.geometry import (
+    box_from_crop,
+    clip_box,
+    crop_window,
+    iou,
+    parse_box,
+    validate_box,
+)
+
+position = st.floats(-500, 1500)
+length = st.floats(1, 800)
+boxes = st.tuples(position, position, length, length)
+sizes = st.tuples(st.integers(16, 1200), st.integers(16, 1200))
+
+
+@given(boxes, boxes)
+def test_iou_is_symmetric_and_between_0_and_1(a: tuple[float, ...], b: tuple[float, ...]) -> None:
+    assert 0.0 <= iou(a, b) <= 1.0 + 1e-12
+    assert iou(a, b) == pytest.approx(float(iou(b, a)), abs=1e-12)
+
+
+@given(boxes)
+def test_iou_with_itself_is_1(box: tuple[float, ...]) -> None:
+    assert iou(box, box) == pytest.approx(1.0)
+
+
+@given(boxes, boxes, st.floats(-50, 50), st.floats(0.5, 4))
+def test_iou_ignores_shift_and_scale(
+    a: tuple[float, ...], b: tuple[float, ...], shift: float, scale: float
+) -> None:
+    def moved(box: tuple[float, ...]) -> list[float]:
+        return [scale * (box[0] + shift), scale * (box[1] + shift), scale * box[2], scale * box[3]]
+
+    assert iou(moved(a), moved(b)) == pytest.approx(float(iou(a, b)), abs=1e-6)
+
+
+def test_iou_counts_pixels() -> None:
+    rng = np.random.default_rng(3)
+    for _ in range(30):
+        a, b = ([*rng.integers(0, 20, 2), *rng.integers(1, 20, 2)] for _ in range(2))
+        masks = []
+        for x, y, w, h in (a, b):
+            mask = np.zeros((60, 60), bool)
+            mask[y : y + h, x : x + w] = True
+            masks.append(mask)
+        expected = (masks[0] & masks[1]).sum() / (masks[0] | masks[1]).sum()
+        assert iou(a, b) == pytest.approx(expected)
+
+
+def test_iou_of_nan_and_of_nothing() -> None:
+    assert math.isnan(float(iou([np.nan] * 4, [0, 0, 1, 1])))
+    assert iou([0, 0, 0, 0], [0, 0, 0, 0]) == 0.0
+    assert iou([[0, 0, 2, 2], [5, 5, 1, 1]], [[0, 0, 2, 1], [0, 0, 1, 1]]).tolist() == [0.5, 0.0]
+
+
+@given(boxes, sizes)
+def test_clip_box_keeps_a_part_inside(box: tuple[float, ...], size: tuple[int, int]) -> None:
+    height, width = size
+    x, y, w, h = clip_box(box, height, width)
+    assert w >= 10
+    assert h >= 10
+    assert 0 <= x <= width - 10
+    assert 0 <= y <= height - 10
+    assert x + w <= width + 1e-9
+    assert y + h <= height + 1e-9
+
+
+@given(boxes, sizes)
+def test_clip_box_does_nothing_twice(box: tuple[float, ...], size: tuple[int, int]) -> None:
+    once = clip_box(box, *size)
+    assert clip_box(once, *size) == pytest.approx(once)
+
+
+@given(boxes, sizes)
+def test_clip_box_leaves_boxes_inside_alone(box: tuple[float, ...], size: tuple[int, int]) -> None:
+    height, width = size
+    x, y, w, h = box
+    if x >= 0 and y >= 0 and w >= 10 and h >= 10 and x + w <= width and y + h <= height:
+        assert clip_box(box, height, width) == pytest.approx(box)
+
+
+@given(boxes, st.floats(1, 5))
+def test_crop_window_is_centred(box: tuple[float, ...], factor: float) -> None:
+    x, y, w, h = box
+    window = crop_window(box, factor)
+    assert window.side == math.ceil(math.sqrt(w * h) * factor)
+    assert abs(0.5 * (window.x1 + window.x2) - (x + 0.5 * w)) <= 0.5 + 1e-6
+    assert abs(0.5 * (window.y1 + window.y2) - (y + 0.5 * h)) <= 0.5 + 1e-6
+
+
+@given(boxes, boxes, st.sampled_from([112, 224, 320]))
+def test_a_box_comes_back_from_its_crop(
+    box: tuple[float, ...], previous: tuple[float, ...], size: int
+) -> None:
+    side = crop_window(previous, 4.0).side
+    left = previous[0] + 0.5 * previous[2] - 0.5 * side
+    top = previous[1] + 0.5 * previous[3] - 0.5 * side
+    x, y, w, h = box
+    normalised = [(x - left) / side, (y - top) / side, (x + w - left) / side, (y + h - top) / side]
+    assert box_from_crop(normalised, previous, size, size / side) == pytest.approx(box, abs=1e-6)
+
+
+@pytest.mark.parametrize("box", [(0, 0, 0, 5), (0, 0, 5, 0), (3, 3, -4, 4)])
+def test_crop_window_needs_an_area(box: tuple[float, ...]) -> None:
+    with pytest.raises(UsageError, match="no area"):
+        crop_window(box, 2.0)
+
+
+@pytest.mark.parametrize("text", ["1,2,3,4", " 1 2 3 4", "1, 2,3 ,4", "1e0,2.0,3,4"])
+def test_parse_box(text: str) -> None:
+    assert parse_box(text) == (1, 2, 3, 4)
+
+
+@pytest.mark.parametrize("text", ["", "1,2,3", "1,2,3,4,5", "a,b,c,d", "1,2,3,4px"])
+def test_parse_box_refuses(text: str) -> None:
+    with pytest.raises(UsageError, match="four numbers"):
+        parse_box(text)
+
+
+@pytest.mark.parametrize(
+    ("box", "message"),
+    [
+        ((10, 10, 0, 5), "no area"),
+        ((10, 10, 5, -5), "no area"),
+        ((math.nan, 10, 5, 5), "finite"),
+        ((10, 10, math.inf, 5), "finite"),
+        ((10, 10, 5), "finite"),
+        ((200, 10, 20, 20), "inside the image, which is 160 x 96"),
+        ((-30, 10, 20, 20), "inside the image"),
+        ((159.5, 10, 20, 20), "inside the image"),
+    ],
+)
+def test_validate_box_refuses(box: tuple[float, ...], message: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        validate_box(box, 96, 160)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("box", "expected"),
+    [
+        ((-5, 10, 20, 20), (0, 10, 15, 20)),
+        ((150, 90, 40, 40), (150, 90, 10, 6)),
+        ((10.5, 20.25, 30.125, 40), (10.5, 20.25, 30.125, 40)),
+        ((0, 0, 160, 96), (0, 0, 160, 96)),
+        ((50, 50, 1, 1), (50, 50, 1, 1)),
+    ],
+)
+def test_validate_box_cuts_to_the_image(box: tuple[float, ...], expected: tuple[float, ...]) -> None:
+    assert validate_box(box, 96, 160) == expected
