@@ -51,16 +51,16 @@ def crop_patch(frame: UInt8Array, box: Sequence[float], factor: float, size: int
     height, width = frame.shape[:2]
     window = crop_window(box, factor)
     left, top, right, bottom = window.padding(height, width)
-    inside = frame[window.y1 + top : max(window.y2 - bottom, 0), window.x1 + left : max(window.x2 - right, 0)]
+    rows_inside = slice(window.y1 + top, max(window.y2 - bottom, 0))
+    columns_inside = slice(window.x1 + left, max(window.x2 - right, 0))
+    inside: UInt8Array = frame[rows_inside, columns_inside]
     cells = size // stride
     if inside.size == 0:  # the window does not touch the image at all
-        patch = np.zeros((size, size, 3), np.uint8)
-        return Crop(patch, np.ones((cells, cells), np.bool_), size / window.side, window)
+        black = np.zeros((size, size, 3), np.uint8)
+        return Crop(black, np.ones((cells, cells), np.bool_), size / window.side, window)
     if left or top or right or bottom:
-        inside = np.asarray(
-            cv2.copyMakeBorder(inside, top, bottom, left, right, cv2.BORDER_CONSTANT, value=(0, 0, 0)),
-            np.uint8,
-        )
+        bordered = cv2.copyMakeBorder(inside, top, bottom, left, right, cv2.BORDER_CONSTANT, value=(0, 0, 0))
+        inside = np.asarray(bordered, np.uint8)
     patch = cv2.cvtColor(cv2.resize(inside, (size, size)), cv2.COLOR_BGR2RGB)
     columns = _padded_cells(window.side, left, right, size, stride)
     rows = _padded_cells(window.side, top, bottom, size, stride)

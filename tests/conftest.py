@@ -1,8 +1,57 @@
-"""Puts this folder on the import path for every test, and quietens OpenCV."""
+"""Puts this folder on the import path for every test, quietens OpenCV, and makes the tiny network."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from sttrack_deploy.bundle import Bundle
+    from sttrack_deploy.models.network import STTrack
 
 os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def reference() -> Path:
+    """The folder of reference traces; tests that need it are skipped where it is absent."""
+    folder = SHARED / "reference"
+    if not folder.is_dir():
+        pytest.skip(f"the reference traces are not here ({folder.name} beside the checkout in shared/)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_network() -> STTrack:
+    """A network of 60,000 parameters whose outputs depend on every input."""
+    import torch
+
+    from tiny import TINY, lively_network
+
+    with torch.random.fork_rng():
+        return lively_network(TINY)
+
+
+@pytest.fixture(scope="session")
+def tiny_weights(tiny_network: STTrack, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its weights file."""
+    from sttrack_deploy.models.weights import save_weights
+
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save_weights(path, tiny_network.config, tiny_network.state_dict())
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tiny_network: STTrack, tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Its bundle, not validated (the tests do that)."""
+    from sttrack_deploy.export.exporter import ExportOptions, export_bundle
+
+    out = tmp_path_factory.mktemp("export") / "tiny"
+    return export_bundle(tiny_network, tiny_weights, out, ExportOptions(), clip=None)

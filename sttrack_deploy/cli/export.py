@@ -15,6 +15,7 @@ from sttrack_deploy.geometry import parse_box
 
 if TYPE_CHECKING:
     from sttrack_deploy.export.validate import Check, ValidationClip
+    from sttrack_deploy.models.config import MemorySemantics
     from sttrack_deploy.models.network import STTrack
 
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -121,7 +122,9 @@ def _load(
 
     if preset_name and config_path:
         raise UsageError("give --model or --config, not both")
-    semantics = "train" if memory_semantics == "train" else "test" if memory_semantics else None
+    semantics: MemorySemantics | None = None
+    if memory_semantics is not None:
+        semantics = "train" if memory_semantics == "train" else "test"
     if checkpoint.suffix == ".safetensors":
         config = read_config(checkpoint)
         if config_path or (preset_name and preset_name != config.name):

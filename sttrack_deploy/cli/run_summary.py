@@ -20,26 +20,28 @@ __all__ = ["report_truth", "suggest_next", "summarise"]
 
 
 def summarise(session: Session, files: Sequence[AtomicFile], tracker: Tracker, *, finished: bool) -> None:
-    """Print frames, speed and files to standard error; nothing if there was not a single frame."""
-    stats = session.stats
-    if not stats.frames:
-        return
-    manifest = tracker.bundle.manifest
-    engine = ", ".join(f"{key} {value}" for key, value in tracker.engine.describe().items())
-    state = "tracked" if finished else "stopped early after"
-    _say(
-        f"{state} [bold]{stats.frames}[/] frames, [bold]{stats.fps:.1f}[/] fps end to end, "
-        f"lost on {stats.lost}; model {escape(manifest.name)}, {tracker.engine.name} ({escape(engine)})"
-    )
-    medians = stats.medians_ms()
-    if medians:
-        parts = ", ".join(f"{name} {value:.2f}" for name, value in medians.items())
-        _say(f"median ms: {parts}")
+    """Print frames, speed and the files that are there, to standard error."""
+    if session.stats.frames:
+        _say_speed(session, tracker, finished=finished)
     written = "wrote" if finished else "kept"
     for file in files:
         if file.kept:
             size = file.path.stat().st_size
             _say(f"{written} {escape(str(file.path))}: {file.frames} frames, {_size(size)}")
+
+
+def _say_speed(session: Session, tracker: Tracker, *, finished: bool) -> None:
+    stats, name = session.stats, tracker.bundle.manifest.name
+    facts = tracker.engine.describe().items()
+    engine = ", ".join(f"{key} {value}" for key, value in facts if value != tracker.engine.name)
+    _say(
+        f"{'tracked' if finished else 'stopped early after'} [bold]{stats.frames}[/] frames, "
+        f"[bold]{stats.fps:.1f}[/] fps end to end, lost on {stats.lost}; "
+        f"model {escape(name)}, {tracker.engine.name} ({escape(engine)})"
+    )
+    medians = stats.medians_ms()
+    if medians:
+        _say("median ms: " + ", ".join(f"{part} {value:.2f}" for part, value in medians.items()))
 
 
 def report_truth(truth: Sequence[Box], results: Sequence[FrameResult]) -> None:

@@ -28,7 +28,7 @@ MARGIN = 170  # pixels of background beyond the view, for the camera to move in
 SPRITE_WIDTH, SPRITE_HEIGHT = 220, 150  # canvas that a fish is drawn on
 FISH_LENGTH = 92.0  # pixels in the view at scale 1
 SUPERSAMPLE = 4
-MAST_WIDTH, MAST_HEIGHT = 112, 520
+MAST_WIDTH, MAST_HEIGHT = 116, 520
 SEEN = 0.5  # opacity from which a pixel belongs to the fish
 
 
@@ -159,7 +159,7 @@ def _other_pose(index: int) -> FloatArray:
 
 def _mast_pose(index: int) -> FloatArray:
     """The mast stands in the foreground: it crosses the view faster than the background does."""
-    x = _along(_TARGET_X, 121) - 4.6 * (index - 121)
+    x = _along(_TARGET_X, 121) - 7.5 * (index - 121)
     return _pose(MAST_WIDTH, MAST_HEIGHT, x, HEIGHT / 2, 1.0, 4.0)
 
 

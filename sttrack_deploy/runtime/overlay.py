@@ -39,7 +39,7 @@ class _Style:
         # The shorter side, so that an upright video's text still fits across it.
         size = min(image.shape[:2])
         return cls(
-            max(1, round(size / 220)),
+            max(1, round(0.6 + size / 280)),
             max(0.3, size / 780),
             2 if size >= 900 else 1,
             max(2, round(size / 90)),

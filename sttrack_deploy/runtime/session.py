@@ -167,17 +167,20 @@ class Session:
     def _emit(self, frame: TimedFrame, tracked: TrackResult, outputs: Outputs) -> bool:
         """Write and show one result; True if the user wants to quit."""
         result = FrameResult(frame.number, frame.seconds, tracked.box, tracked.confidence, tracked.lost)
+        canvas = self._draw(frame, result, outputs) if outputs.draws else frame.image
+        # The video first: what fails on a full disk is it, and then no other file is a frame ahead.
+        if outputs.video is not None:
+            outputs.video.write(canvas)
         for writer in outputs.writers:
             writer.write(result)
-        if not outputs.draws:
-            return False
+        return outputs.window is not None and self._obey(outputs.window, canvas, frame.image)
+
+    def _draw(self, frame: TimedFrame, result: FrameResult, outputs: Outputs) -> Image:
         canvas = frame.image.copy()
         if outputs.truth is not None:
             draw_truth(canvas, outputs.truth[frame.number])
         draw_result(canvas, result, self._shown_fps)
-        if outputs.video is not None:
-            outputs.video.write(canvas)
-        return outputs.window is not None and self._obey(outputs.window, canvas, frame.image)
+        return canvas
 
     def _obey(self, window: Window, canvas: Image, image: Image) -> bool:
         key = window.show(canvas)

@@ -179,7 +179,8 @@ def open_source(name: str, start: int = 0, end: int | None = None, fps: float | 
 def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
     """Sorts names as people do: ``frame2`` before ``frame10``."""
     parts = re.split(r"(\d+)", name.lower())
-    return tuple((0, int(part), part) if part.isdecimal() else (1, 0, part) for part in parts)
+    key = [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts]
+    return (*key, (2, 0, name))  # the name itself decides between 7 and 007
 
 
 # --- video files -------------------------------------------------------------------------------------

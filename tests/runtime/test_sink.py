@@ -135,17 +135,18 @@ def test_a_video_that_cannot_be_completed_is_no_result(
 
         def __init__(self, *_: object) -> None: ...
 
-        def isOpened(self) -> bool:  # noqa: N802
+        def isOpened(self) -> bool:
             return True
 
         def write(self, image: np.ndarray) -> None: ...
 
         def release(self) -> None: ...
 
-    monkeypatch.setattr(
-        sink.cv2, "VideoWriter", type("V", (Lossy,), {"fourcc": staticmethod(lambda *_: 0)})
-    )
-    with pytest.raises(UserError, match="could not be completed"), VideoWriter(tmp_path / "o.mp4", 25) as video:
+    monkeypatch.setattr(sink.cv2, "VideoWriter", type("V", (Lossy,), {"fourcc": staticmethod(lambda *_: 0)}))
+    with (
+        pytest.raises(UserError, match="could not be completed"),
+        VideoWriter(tmp_path / "o.mp4", 25) as video,
+    ):
         video.write(frame(truth(0)))
     assert leftovers(tmp_path) == []
 

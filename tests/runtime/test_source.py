@@ -17,15 +17,15 @@ from sttrack_deploy.runtime.source import FrameSource, SourceInfo, TimedFrame, n
 
 def drain(opened: FrameSource) -> tuple[list[TimedFrame], str]:
     """All frames, and the error that ended them, or nothing."""
-    frames = []
+    frames: list[TimedFrame] = []
+    problem = ""
     with opened:
         try:
-            for item in opened:
-                frames.append(item)  # noqa: PERF402: those before an error are wanted
+            frames.extend(opened)
         except UserError as error:
-            assert "\n" not in str(error)
-            return frames, str(error)
-    return frames, ""
+            problem = str(error)
+    assert "\n" not in problem
+    return frames, problem
 
 
 @pytest.mark.parametrize(("suffix", "codec"), [(".avi", "MJPG"), (".mp4", "mp4v")])
@@ -174,7 +174,7 @@ class FakeCapture:
         self.released = threading.Event()
         self.delivered = 0
 
-    def isOpened(self) -> bool:  # noqa: N802
+    def isOpened(self) -> bool:
         return self.opened
 
     def get(self, what: int) -> float:

@@ -58,7 +58,6 @@ def test_the_search_region_grows_while_lost_and_shrinks_when_found() -> None:
     sides = []
     for _ in range(6):
         assert tracker.update(frame(None)).lost
-        # The marker of the frame's size in the crop: how many crop pixels an image pixel takes.
         sides.append(tracker._growth)
     assert sides == pytest.approx([1.25, 1.5625, 1.953125, 2.0, 2.0, 2.0])
     # Found at the far end of the grown region, where the plain one would not have reached.
@@ -67,7 +66,7 @@ def test_the_search_region_grows_while_lost_and_shrinks_when_found() -> None:
     assert not result.lost
     assert iou(result.box, far) > 0.6
     assert tracker._growth == 1.0
-    assert iou(tracker.update(frame(far)).box, far) > 0.9
+    assert iou(tracker.update(frame(far)).box, far) > 0.85
     assert len(engine.searches) == 9
 
 

@@ -21,12 +21,13 @@ class Casting:
         box = (high - low) * bank.frame[:, 2:]  # size of the object in its photograph
         relative = (box.prod(-1) / photo.prod(-1)).sqrt()
         # In place a target keeps its size relative to the photograph: a large one would fill the source frame.
-        fits = ((relative > 0.05) & (relative < 0.2)).float() + 0.12 * ((relative >= 0.2) & (relative < 0.4))
+        fits = ((relative > 0.07) & (relative < 0.2)).float() + 0.12 * ((relative >= 0.2) & (relative < 0.4))
         self.bank = bank
         self.in_place = _weights(bank.kind, fits, {KIND_MASK: 0.15, KIND_BOX: 0.5, KIND_REGION: 0.35})
-        every = torch.ones_like(fits)
+        # Small ones are blurred when pasted: fewer of them.
+        sharp = (box.prod(-1).sqrt() / 40).clamp(0.15, 1)
         self.pasted = _weights(
-            bank.kind, every, {KIND_MASK: 0.25, KIND_CUT: 0.4, KIND_BOX: 0.15, KIND_REGION: 0.2}
+            bank.kind, sharp, {KIND_MASK: 0.2, KIND_CUT: 0.48, KIND_BOX: 0.14, KIND_REGION: 0.18}
         )
         # Sprites sorted by kind and set of photographs: a look-alike comes from the same run.
         group = bank.kind * len(bank.set_names) + bank.image_set[bank.owner]

@@ -99,7 +99,10 @@ class MixedSource:
             for source, count in zip(self.sources, counts.tolist(), strict=True)
             if count
         ]
-        joined = concatenate(parts)
+        # Videos are cut on the CPU, photographs perhaps on a GPU.
+        devices = [part.box.device for part in parts]
+        device = next((d for d in devices if d.type != "cpu"), devices[0])
+        joined = concatenate([part.to(device) for part in parts])
         if len(parts) == 1:
             return joined
         order = torch.randperm(batch, generator=generator)

@@ -46,10 +46,6 @@ class Draws:
         """int64 in ``0 .. high - 1``."""
         return torch.randint(high, shape, generator=self.generator).to(self.device)
 
-    def rows(self, table: Tensor, *shape: int) -> Tensor:
-        """Entries of a one-dimensional ``table``, with replacement."""
-        return table[self.integers(len(table), *shape)]
-
     def subset(self, count: int, probability: float) -> Tensor:
         """The indices, int64, of those of ``count`` things that are hit, each with that probability."""
         return torch.nonzero(torch.rand(count, generator=self.generator) < probability)[:, 0].to(self.device)

@@ -118,7 +118,7 @@ class Degradation:
         """Blur by averaging to fewer pixels and back."""
         size = canvas.shape[-1]
         clips = canvas[self.defocus_clips]
-        small = max(16, round(size / self.draws.number(1.4, 2.6)))
+        small = max(16, round(size / self.draws.number(1.3, 1.5 + size / 200)))
         frames = clips.flatten(0, 2).unsqueeze(1)
         frames = F.interpolate(frames, size=(small, small), mode="area")
         frames = F.interpolate(frames, size=(size, size), mode="bilinear", align_corners=False)

@@ -290,7 +290,7 @@ def _tie_encoder_keys(network: STTrack) -> None:
     """
     for layer in network.encoder.layers:
         attention = layer.self_attention
-        attention.k_proj.load_state_dict(attention.q_proj.state_dict())  # type: ignore[operator, union-attr]
+        attention.k_proj.load_state_dict(attention.q_proj.state_dict())  # type: ignore[union-attr]
 
 
 def _auroc(score: Tensor, positive: Tensor) -> float:

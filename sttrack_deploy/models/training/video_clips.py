@@ -35,9 +35,12 @@ HELD_OUT = (
     "mot_pets_s3mf1_track7",
     "mot_tud_campus_track7",
     "segtrackv2_bmx_bike",
-    "intel_one_by_one_person__track3",
+    "intel_car_detection__track2",
 )
-UNRELIABLE = ("mot_tud_campus_track2",)  # its boxes go on while the person is hidden
+UNRELIABLE = (
+    "mot_tud_campus_track2",  # its boxes go on while the person is hidden
+    "intel_one_by_one_person__track3",  # in part on a chair that the person moved
+)
 JPEG_QUALITY = 95
 NOISE_TILE = 640
 
