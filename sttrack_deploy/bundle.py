@@ -111,6 +111,17 @@ class TrackingPolicy:
     growth: float = 1.05
     max_growth: float = 2.0
 
+    def override(self, lost_below: float | None, recovery: bool | None) -> TrackingPolicy:
+        """A copy with what the user chose; ``None`` keeps what is there.
+
+        A lost target is believed again a little above ``lost_below``, so that the answer does not flicker.
+        """
+        policy = self
+        if lost_below is not None:
+            found_above = min(1.0, lost_below + self.found_above - self.lost_below)
+            policy = dataclasses.replace(policy, lost_below=lost_below, found_above=found_above)
+        return policy if recovery is None else dataclasses.replace(policy, recovery=recovery)
+
 
 @dataclass(frozen=True, slots=True)
 class Manifest:

@@ -31,7 +31,6 @@ def reference() -> Path:
 def tiny_network() -> STTrack:
     """A network of 60,000 parameters whose outputs depend on every input."""
     import torch
-
     from tiny import TINY, lively_network
 
     with torch.random.fork_rng():
@@ -49,7 +48,9 @@ def tiny_weights(tiny_network: STTrack, tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.fixture(scope="session")
-def tiny_bundle(tiny_network: STTrack, tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def tiny_bundle(
+    tiny_network: STTrack, tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Bundle:
     """Its bundle, not validated (the tests do that)."""
     from sttrack_deploy.export.exporter import ExportOptions, export_bundle
 

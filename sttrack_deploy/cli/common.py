@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 import click
 from rich.console import Console
 
-from sttrack_deploy.bundle import default_bundle_path
 from sttrack_deploy.engines.registry import BACKENDS, DEFAULT_BACKEND
 from sttrack_deploy.errors import UserError
 
@@ -23,7 +22,7 @@ __all__ = [
     "console",
     "debug_option",
     "engine_options",
-    "resolve_bundle",
+    "tracking_options",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -38,7 +37,7 @@ console = Console(stderr=True, highlight=False)
 def command(function: F) -> F:
     """Make ``--debug`` and the exit codes of :mod:`sttrack_deploy.errors` part of a command.
 
-    Outermost decorator under ``@click.command``.
+    Innermost decorator, so that ``--debug`` comes last in the help.
     """
 
     @debug_option
@@ -59,8 +58,11 @@ def command(function: F) -> F:
             click.echo("interrupted", err=True)
             sys.exit(INTERRUPTED)
         except ImportError as error:
-            if debug or not _is_opencv(error):
+            if debug:
                 raise
+            if not _is_opencv(error):
+                click.echo(f"error: {error}; run sttrack-doctor to see what is missing", err=True)
+                sys.exit(1)
             click.echo(
                 f"error: OpenCV cannot be loaded ({error}): install libgl1 (apt-get install libgl1), or use "
                 "the build without windows: pip uninstall opencv-python && pip install opencv-python-headless",
@@ -69,6 +71,17 @@ def command(function: F) -> F:
             sys.exit(1)
         except MemoryError:
             click.echo("error: out of memory; use a smaller batch or fewer workers", err=True)
+            sys.exit(1)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as error:
+            if debug:
+                raise
+            text = " ".join(str(error).split()) or "no message"
+            click.echo(
+                f"error: unexpected {type(error).__name__}: {text}; run again with --debug and report it",
+                err=True,
+            )
             sys.exit(1)
 
     return wrapped  # type: ignore[return-value]
@@ -111,6 +124,15 @@ def engine_options(function: F) -> F:
     )(function)
 
 
-def resolve_bundle(path: Path | None) -> Path:
-    """The folder named, or the shipped bundle's."""
-    return default_bundle_path() if path is None else path
+def tracking_options(function: F) -> F:
+    """``--lost-below X`` and ``--recover``: what to do while the target is lost."""
+    function = click.option(
+        "--recover/--no-recover",
+        default=None,
+        help="While lost, search a region that grows around the last good box.  [default: the bundle's]",
+    )(function)
+    return click.option(
+        "--lost-below",
+        type=click.FloatRange(0, 1),
+        help="Confidence under which the target counts as lost.  [default: the bundle's]",
+    )(function)

@@ -14,7 +14,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from sttrack_deploy import __version__
 from sttrack_deploy.bundle import MANIFEST
-from sttrack_deploy.cli.common import INTERRUPTED, bundle_option, command, console, engine_options
+from sttrack_deploy.cli.common import (
+    INTERRUPTED,
+    bundle_option,
+    command,
+    console,
+    engine_options,
+    tracking_options,
+)
 from sttrack_deploy.engines.registry import DEFAULT_BACKEND
 from sttrack_deploy.errors import UserError
 from sttrack_deploy.evaluation.dataset import DATASETS, Sequence, select
@@ -50,6 +57,7 @@ __all__ = ["evaluate", "main", "show"]
 )
 @bundle_option
 @engine_options
+@tracking_options
 @click.option("--sequences", metavar="GLOB", help="Only these, for example 'otb_*' or 'a,b'.")
 @click.option(
     "--json",
@@ -72,6 +80,8 @@ def main(
     bundle: Path | None,
     engine: str,
     threads: int | None,
+    lost_below: float | None,
+    recover: bool | None,
     sequences: str | None,
     json_path: Path | None,
     results: Path | None,
@@ -83,7 +93,7 @@ def main(
     failed; the others are measured all the same. Ctrl-C keeps what is done.
     """
     chosen = select(DATASETS[dataset](data), sequences)
-    maker = BundleTracker(bundle, engine, threads_each(threads, workers))
+    maker = BundleTracker(bundle, engine, threads_each(threads, workers), lost_below, recover)
     tracker = maker()  # made here even for workers, so that a bad bundle ends the run before it starts
     report, interrupted = evaluate(
         maker if workers > 1 else lambda: tracker,

@@ -21,19 +21,25 @@ if TYPE_CHECKING:
 FILE = click.Path(path_type=Path, dir_okay=False)
 
 
-@click.command()
-@command
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--model", "preset_name", metavar="PRESET", help="sttrack-r50 or sttrack-nano.")
 @click.option("--config", "config_path", type=FILE, help="Published experiment file (YAML).")
 @click.option(
-    "--checkpoint", type=FILE, required=True, help="Published checkpoint, or weights of sttrack-train (.safetensors)."
+    "--checkpoint",
+    type=FILE,
+    required=True,
+    help="Published checkpoint, or weights of sttrack-train (.safetensors).",
 )
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the bundle.")
-@click.option("--memory-size", type=click.IntRange(min=1), help="Frames the memory holds.  [default: the model's]")
+@click.option(
+    "--memory-size", type=click.IntRange(min=1), help="Frames the memory holds.  [default: the model's]"
+)
 @click.option("--memory-semantics", type=click.Choice(["test", "train"]), help="[default: the model's]")
 @click.option("--batch", default="1", show_default=True, metavar="N|dynamic", help="Targets for each call.")
 @click.option("--opset", type=int, help="ONNX opset, 18 to 20.  [default: 20]")
-@click.option("--license", "license_name", default="unknown", show_default=True, help="Licence of the weights.")
+@click.option(
+    "--license", "license_name", default="unknown", show_default=True, help="Licence of the weights."
+)
 @click.option("--no-validate", is_flag=True, help="Skip the comparison with PyTorch.")
 @click.option(
     "--validation-source",
@@ -41,6 +47,7 @@ FILE = click.Path(path_type=Path, dir_okay=False)
     help="Compare on this video.  [default: the clip of sttrack-run --demo]",
 )
 @click.option("--validation-box", metavar="X,Y,W,H", help="Target on its first frame.")
+@command
 def main(
     preset_name: str | None,
     config_path: Path | None,
@@ -61,7 +68,7 @@ def main(
 
         from sttrack_deploy.export.exporter import ExportOptions, export_bundle
         from sttrack_deploy.export.onnx_file import DEFAULT_OPSET
-        from sttrack_deploy.export.validate import CLOSED_LOOP_FRAMES, CROP_FRAMES, Check
+        from sttrack_deploy.export.validate import CLOSED_LOOP_FRAMES, CROP_FRAMES
     except ImportError as error:
         raise MissingDependencyError(
             error.name or "torch", "the export", 'pip install "sttrack-deploy[export]"'

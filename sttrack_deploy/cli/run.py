@@ -14,7 +14,13 @@ import click
 import rich.progress
 
 from sttrack_deploy.bundle import open_bundle
-from sttrack_deploy.cli.common import bundle_option, command, console, engine_options
+from sttrack_deploy.cli.common import (
+    bundle_option,
+    command,
+    console,
+    engine_options,
+    tracking_options,
+)
 from sttrack_deploy.cli.run_summary import report_truth, suggest_next, summarise
 from sttrack_deploy.errors import UsageError
 from sttrack_deploy.geometry import Box, parse_box
@@ -29,8 +35,6 @@ if TYPE_CHECKING:  # imported when a run starts: a missing libGL must become one
 __all__ = ["main"]
 
 DEMO_OUT = Path("sttrack_demo.mp4")
-FOUND_MARGIN = 0.1
-"""A lost target is believed again this much above ``--lost-below``, so that the answer does not flicker."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,16 +85,7 @@ class _Job:
 )
 @bundle_option
 @engine_options
-@click.option(
-    "--lost-below",
-    type=click.FloatRange(0, 1),
-    help="Confidence under which the target counts as lost.  [default: the bundle's]",
-)
-@click.option(
-    "--recover/--no-recover",
-    default=None,
-    help="While lost, search a region that grows around the last good box.  [default: the bundle's]",
-)
+@tracking_options
 @command
 def main(
     source: str | None,
@@ -169,11 +164,7 @@ def _make_tracker(
     from sttrack_deploy.runtime.tracker import Tracker
 
     bundle = open_bundle(path)
-    policy = bundle.manifest.tracking
-    if lost_below is not None:
-        policy = replace(policy, lost_below=lost_below, found_above=min(1.0, lost_below + FOUND_MARGIN))
-    if recover is not None:
-        policy = replace(policy, recovery=recover)
+    policy = bundle.manifest.tracking.override(lost_below, recover)
     return Tracker(bundle, create_engine(engine, bundle, threads), policy)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,8 +19,7 @@ if TYPE_CHECKING:
 FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
-@click.command()
-@command
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--recipe",
     "recipe_path",
@@ -49,6 +47,7 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
 @click.option(
     "--validation-clips", type=click.IntRange(min=2), default=128, show_default=True, help="Held out."
 )
+@command
 def main(
     recipe_path: Path,
     images: Path | None,
@@ -133,7 +132,7 @@ def _material(
     """The mixture to train on and fixed held-out clips."""
     import torch
 
-    from sttrack_deploy.models.training.clips import ClipGeometry, ClipSource, MixedSource
+    from sttrack_deploy.models.training.clips import ClipGeometry, MixedSource
     from sttrack_deploy.models.training.image_bank import load_image_bank
     from sttrack_deploy.models.training.synthetic import SyntheticSource
 

@@ -23,7 +23,12 @@ from sttrack_deploy.errors import UserError
 
 __all__ = ["OnnxRuntimeEngine", "create", "devices"]
 
-_ORT_TYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8", "tensor(bool)": "bool", "tensor(int64)": "int64"}
+_ORT_TYPES = {
+    "tensor(float)": "float32",
+    "tensor(uint8)": "uint8",
+    "tensor(bool)": "bool",
+    "tensor(int64)": "int64",
+}
 
 
 class OnnxRuntimeEngine:

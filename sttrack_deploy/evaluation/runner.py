@@ -17,7 +17,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from sttrack_deploy.engines.registry import DEFAULT_BACKEND
+from sttrack_deploy.bundle import open_bundle
+from sttrack_deploy.engines.registry import DEFAULT_BACKEND, create_engine
 from sttrack_deploy.errors import UserError
 from sttrack_deploy.evaluation.dataset import Sequence, frames_of
 from sttrack_deploy.geometry import Box
@@ -95,11 +96,15 @@ class BundleTracker:
     bundle: Path | None = None
     engine: str = DEFAULT_BACKEND
     threads: int | None = None
+    lost_below: float | None = None
+    recover: bool | None = None
 
     def __call__(self) -> Tracker:
         if self.threads is not None:
             cv2.setNumThreads(self.threads)
-        return Tracker.from_bundle(self.bundle, self.engine, self.threads)
+        bundle = open_bundle(self.bundle)
+        policy = bundle.manifest.tracking.override(self.lost_below, self.recover)
+        return Tracker(bundle, create_engine(self.engine, bundle, self.threads), policy)
 
 
 def run_sequence(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -48,7 +48,7 @@ class ExportOptions:
 
     opset: int = DEFAULT_OPSET
     batch: int | None = 1
-    tracking: TrackingPolicy = TrackingPolicy()
+    tracking: TrackingPolicy = field(default_factory=TrackingPolicy)
     license: str = "unknown"
 
 
@@ -90,7 +90,9 @@ def export_bundle(
             failed = [check for check in checks if not check.passed]
             if failed:
                 names = ", ".join(f"{c.name} ({c.detail})" for c in failed)
-                raise UserError(f"the exported graphs differ from PyTorch: {names}; nothing was written to {out}")
+                raise UserError(
+                    f"the exported graphs differ from PyTorch: {names}; nothing was written to {out}"
+                )
             measured = {check.name: check.detail for check in checks}
             manifest = replace(manifest, validation={"clip": clip.name, "checks": measured})
             (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")

@@ -59,7 +59,9 @@ class SearchGraph(nn.Module):
         memory_valid_in: Tensor,
         query_in: Tensor,
     ) -> tuple[Tensor, ...]:
-        state = TrackState(target_features, target_position, target_mask, memory_in, memory_valid_in, query_in)
+        state = TrackState(
+            target_features, target_position, target_mask, memory_in, memory_valid_in, query_in
+        )
         output, after = self.network.step(search_image, search_mask, state)
         return output.corners.box, output.corners.confidence, after.memory, after.memory_valid, after.query
 
@@ -80,7 +82,10 @@ def template_source(network: STTrack, batch: int) -> GraphSource:
     image = torch.zeros(batch, c.template_size, c.template_size, 3, dtype=torch.uint8)
     mask = torch.zeros(batch, c.template_cells, c.template_cells, dtype=torch.bool)
     return GraphSource(
-        TemplateGraph(network).eval(), (image, mask), (TEMPLATE_IMAGE, TEMPLATE_MASK), tuple(s.initial for s in STATE)
+        TemplateGraph(network).eval(),
+        (image, mask),
+        (TEMPLATE_IMAGE, TEMPLATE_MASK),
+        tuple(s.initial for s in STATE),
     )
 
 

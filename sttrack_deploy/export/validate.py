@@ -55,7 +55,9 @@ def check_interface(bundle: Bundle) -> Iterator[Check]:
     outputs = {t.name: t for t in m.search.outputs}
     initial = {t.name: t for t in m.template.outputs}
     for name in (BOX, CONFIDENCE):
-        yield Check(f"output {name}", name in outputs, str(outputs[name].shape if name in outputs else "absent"))
+        yield Check(
+            f"output {name}", name in outputs, str(outputs[name].shape if name in outputs else "absent")
+        )
     for state in m.state:
         parts = [initial.get(state.initial), inputs.get(state.input)]
         parts += [outputs.get(state.output)] if state.output else []
@@ -93,7 +95,9 @@ def validate_bundle(
     yield _check_closed_loop(bundle, exported, reference, clip, tick)
 
 
-def _crops(bundle: Bundle, clip: ValidationClip) -> Iterator[tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]]:
+def _crops(
+    bundle: Bundle, clip: ValidationClip
+) -> Iterator[tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]]:
     """Search crops of the clip around the first box, moved and rescaled so that they differ; some padded."""
     crop = bundle.manifest.crop
     x, y, w, h = clip.box
@@ -110,9 +114,7 @@ def _repeat(bundle: Bundle, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return np.repeat(array[None], batch if isinstance(batch, int) else 1, axis=0)
 
 
-def _template(
-    bundle: Bundle, clip: ValidationClip
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
+def _template(bundle: Bundle, clip: ValidationClip) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
     crop = bundle.manifest.crop
     patch = crop_patch(clip.frames[0], clip.box, crop.template_factor, crop.template_size, crop.stride)
     return _repeat(bundle, patch.patch), _repeat(bundle, patch.mask)
@@ -169,7 +171,9 @@ def _check_batch(bundle: Bundle, exported: OnnxRuntimeEngine, clip: ValidationCl
     )
     alone = [exported.step(*crop, exported.initial_state(image, mask))[0].box[0] for crop in two]
     difference = float(np.abs(together.box - np.stack(alone)).max())
-    return Check("batch of 2", difference <= TENSOR_GATE, f"max |difference| to single targets {difference:.1e}")
+    return Check(
+        "batch of 2", difference <= TENSOR_GATE, f"max |difference| to single targets {difference:.1e}"
+    )
 
 
 def _check_closed_loop(
@@ -196,4 +200,3 @@ def _check_closed_loop(
         mean >= IOU_GATE,
         f"mean IoU {mean:.6f} (gate {IOU_GATE}), least {min(overlaps):.6f}, {len(overlaps)} frames of {clip.name}",
     )
-

@@ -79,5 +79,7 @@ def _open(path: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is not a safetensors file, or is cut short or corrupt ({error})") from error
     if _CONFIG_KEY not in metadata:
-        raise UserError(f"{path} holds no '{_CONFIG_KEY}' in its metadata: it was not written by sttrack-deploy")
+        raise UserError(
+            f"{path} holds no '{_CONFIG_KEY}' in its metadata: it was not written by sttrack-deploy"
+        )
     return ModelConfig.from_dict(json.loads(metadata[_CONFIG_KEY])["config"]), tensors

@@ -112,9 +112,15 @@ def test_a_manifest_that_is_not_json(copy: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m: m["search"]["inputs"][0].update(shape=[1, 64, 64, 3]), "input 'search_image' is uint8 [1, 128"),
+        (
+            lambda m: m["search"]["inputs"][0].update(shape=[1, 64, 64, 3]),
+            "input 'search_image' is uint8 [1, 128",
+        ),
         (lambda m: m["search"]["outputs"][0].update(dtype="float16"), "float16 [1, 4] in the manifest"),
-        (lambda m: m["template"]["inputs"].pop(), "input 'template_mask' is bool [1, 4, 4] in the file, absent"),
+        (
+            lambda m: m["template"]["inputs"].pop(),
+            "input 'template_mask' is bool [1, 4, 4] in the file, absent",
+        ),
     ],
 )
 def test_graphs_that_do_not_match_the_manifest(

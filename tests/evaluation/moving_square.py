@@ -1,7 +1,6 @@
 """A tiny world for evaluation tests: a red square that moves, and an engine that finds red pixels."""
 
 # Stand-ins take arguments that they do not need.
-# ruff: noqa: ARG002
 from __future__ import annotations
 
 import hashlib

@@ -1,5 +1,4 @@
 # Stand-ins take arguments that they do not need.
-# ruff: noqa: ARG002
 from __future__ import annotations
 
 import os

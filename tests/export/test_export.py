@@ -108,7 +108,9 @@ def test_validation_notices_a_constant_box(tiny_weights: Path, tmp_path: Path) -
     assert names(tmp_path) == []
 
 
-def test_a_dynamic_batch_equals_single_targets(tiny_network: STTrack, tiny_weights: Path, tmp_path: Path) -> None:
+def test_a_dynamic_batch_equals_single_targets(
+    tiny_network: STTrack, tiny_weights: Path, tmp_path: Path
+) -> None:
     lines: list[Check] = []
     bundle = export_bundle(
         tiny_network, tiny_weights, tmp_path / "b", ExportOptions(batch=None), clip(), lines.append
@@ -219,7 +221,9 @@ def test_the_command_end_to_end(tiny_weights: Path, tmp_path: Path) -> None:
         (["--validation-source", "x.mp4", "--validation-box", "1,2,3,4"], 1, "x.mp4"),
     ],
 )
-def test_bad_options(tiny_weights: Path, tmp_path: Path, arguments: list[str], code: int, message: str) -> None:
+def test_bad_options(
+    tiny_weights: Path, tmp_path: Path, arguments: list[str], code: int, message: str
+) -> None:
     out = tmp_path / "bundle"
     result = CliRunner().invoke(main, ["--checkpoint", str(tiny_weights), "--out", str(out), *arguments])
     assert result.exit_code == code, result.output

@@ -95,7 +95,7 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path) -> None:
 def test_a_file_that_is_no_checkpoint(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "x.pth"
     path.write_bytes(data)
-    with pytest.raises(UserError, match="x.pth") as caught:
+    with pytest.raises(UserError, match=r"x\.pth") as caught:
         load_published(STTrack(RESNET), path)
     assert "\n" not in str(caught.value)
 
@@ -109,7 +109,7 @@ def test_a_truncated_checkpoint(network: STTrack, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("data", [{"model": {}}, [1, 2], {"net": {"a": 1}}, {"net": {}}])
 def test_a_checkpoint_of_something_else(tmp_path: Path, data: Any) -> None:
-    with pytest.raises(UserError, match="expected {'net': state_dict}"):
+    with pytest.raises(UserError, match=r"expected \{'net': state_dict\}"):
         load_published(STTrack(RESNET), save(tmp_path / "x.pth", data))
 
 
@@ -155,7 +155,10 @@ def test_the_published_experiment_is_the_r50_preset(tmp_path: Path) -> None:
     ("change", "message"),
     [
         (lambda d: d["MODEL"].pop("HIDDEN_DIM"), "no key 'HIDDEN_DIM'"),
-        (lambda d: d["MODEL"].update(HEAD_TYPE="MLP"), "MODEL.HEAD_TYPE is 'MLP'; this network has only 'CORNER'"),
+        (
+            lambda d: d["MODEL"].update(HEAD_TYPE="MLP"),
+            "MODEL.HEAD_TYPE is 'MLP'; this network has only 'CORNER'",
+        ),
         (lambda d: d["MODEL"]["TRANSFORMER"].update(PRE_NORM=True), "MODEL.TRANSFORMER.PRE_NORM is True"),
         (lambda d: d["TEST"].update(SEARCH_SIZE=321), "multiples of the stride 16, not 321"),
         (lambda d: d["MODEL"].update(HIDDEN_DIM="wide"), "wide"),

@@ -101,7 +101,8 @@ def test_tracker_reproduces_the_closed_loop(reference: Path, loop: str) -> None:
     tracker = Tracker(Bundle(reference, manifest), TorchEngine(network), TrackingPolicy(recovery=False))
     first = int(z["init_frame"])
     images = [
-        cv2.imread(str(reference / "frames" / f"{first + k + 1:04d}.jpg")) for k in range(len(z["target_bbox"]))
+        cv2.imread(str(reference / "frames" / f"{first + k + 1:04d}.jpg"))
+        for k in range(len(z["target_bbox"]))
     ]
     tracker.init(images[0], z["target_bbox"][0])
     for k, image in enumerate(images[1:], start=1):

@@ -11,8 +11,9 @@ from dataclasses import dataclass, fields
 from typing import Protocol
 
 import torch
-from sttrack_deploy.errors import UserError
 from torch import Tensor
+
+from sttrack_deploy.errors import UserError
 
 __all__ = ["ClipBatch", "ClipGeometry", "ClipSource", "MixedSource", "concatenate"]
 

@@ -17,9 +17,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
-from sttrack_deploy.errors import UserError
 from torch import Tensor
 
+from sttrack_deploy.errors import UserError
 from sttrack_deploy.models.training.segmentation import segment_box, segment_middle
 from sttrack_deploy.models.training.sprites import (
     KIND_BOX,

@@ -112,7 +112,9 @@ def grade(
     target_cells = foreground_cells(truth, cells) * shown[:, None]
     # Few cells are foreground: weigh both classes alike.
     rarity = ((1 - target_cells).sum() / target_cells.sum().clamp(min=1)).clamp(max=20)
-    foreground = F.binary_cross_entropy_with_logits(likeness.float(), target_cells, pos_weight=rarity.detach())
+    foreground = F.binary_cross_entropy_with_logits(
+        likeness.float(), target_cells, pos_weight=rarity.detach()
+    )
     total = (
         weights.giou * giou_loss
         + weights.l1 * l1_loss

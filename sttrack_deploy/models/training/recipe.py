@@ -97,7 +97,9 @@ def read_recipe(path: Path) -> Recipe:
         if name in data:
             parts[name] = data.pop(name)
     if data:
-        raise UserError(f"{path} has unknown keys {sorted(data)}; known tables are model, data, optimizer, losses")
+        raise UserError(
+            f"{path} has unknown keys {sorted(data)}; known tables are model, data, optimizer, losses"
+        )
     return Recipe(**parts)
 
 

@@ -127,7 +127,13 @@ class Trainer:
                     loss, iou = (totals / count).tolist()
                     rate = frames / max(1e-9, time.monotonic() - window)
                     line = Progress(
-                        self.step, steps, loss, iou, rate, learning_rate_at(self.step - 1, self.recipe), validated
+                        self.step,
+                        steps,
+                        loss,
+                        iou,
+                        rate,
+                        learning_rate_at(self.step - 1, self.recipe),
+                        validated,
                     )
                     self._log(line)
                     report(line)
@@ -144,7 +150,9 @@ class Trainer:
         with torch.no_grad():
             for start in range(0, len(self.held_out.template), 16):
                 index = torch.arange(start, min(start + 16, len(self.held_out.template)))
-                corners = forward_clip(network, self.probe, self.held_out.select(index).to(self.device)).corners
+                corners = forward_clip(
+                    network, self.probe, self.held_out.select(index).to(self.device)
+                ).corners
                 boxes.append(corners.box.cpu())
                 confidences.append(corners.confidence.cpu())
         present = self.held_out.present.flatten()
@@ -251,7 +259,9 @@ class Trainer:
     def _resume(self, path: Path) -> None:
         state = torch.load(path, map_location=self.device, weights_only=True)
         if state["config"] != self.recipe.model.to_json():
-            raise UserError(f"{path} is a run of another network; choose another --out, or delete that folder")
+            raise UserError(
+                f"{path} is a run of another network; choose another --out, or delete that folder"
+            )
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
         self.probe.load_state_dict(state["probe"])

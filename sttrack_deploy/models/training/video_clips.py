@@ -15,10 +15,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
-from sttrack_deploy.cropping import crop_patch
-from sttrack_deploy.errors import UserError
 from torch import Tensor
 
+from sttrack_deploy.cropping import crop_patch
+from sttrack_deploy.errors import UserError
 from sttrack_deploy.models.training.clips import ClipBatch, ClipGeometry
 from sttrack_deploy.models.training.draws import Draws
 from sttrack_deploy.models.training.image_bank import Split

@@ -149,7 +149,16 @@ steps = 3
 def test_the_command_trains_and_resumes(image_folder: Path, tmp_path: Path) -> None:
     path, out = tmp_path / "recipe.toml", tmp_path / "run"
     path.write_text(RECIPE)
-    line = ["--recipe", str(path), "--images", str(image_folder), "--out", str(out), "--validation-clips", "4"]
+    line = [
+        "--recipe",
+        str(path),
+        "--images",
+        str(image_folder),
+        "--out",
+        str(out),
+        "--validation-clips",
+        "4",
+    ]
     first = CliRunner().invoke(main, [*line, "--until", "1"])
     assert first.exit_code == 0, first.output
     second = CliRunner().invoke(main, line)
