@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -192,3 +195,24 @@ def test_nothing_to_train_on(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["--recipe", str(path), "--out", str(tmp_path / "run")])
     assert result.exit_code == 2
     assert "--images" in result.output
+
+
+def test_sigterm_saves(image_folder: Path, tmp_path: Path) -> None:
+    """What a job scheduler sends; the run goes on from there."""
+    path, out = tmp_path / "recipe.toml", tmp_path / "run"
+    path.write_text(RECIPE.replace("steps = 3", "steps = 100000"))
+    line = ["--recipe", str(path), "--images", str(image_folder), "--out", str(out), "--validation-clips", "2"]
+    code = "from sttrack_deploy.cli.train import main; main()"
+    command = [sys.executable, "-c", code, *line, "--report-every", "1", "--threads", "1"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        seen = ""
+        for text in process.stderr:
+            seen += text
+            if "loss" in text:
+                process.send_signal(signal.SIGTERM)
+                break
+        seen += process.stderr.read()
+    assert process.returncode == 130, seen
+    assert "stopped at step" in seen
+    assert (out / LAST).is_file()
