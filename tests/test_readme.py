@@ -22,8 +22,7 @@ from blobs import BlobEngine, frame, write_bundle
 from click.testing import CliRunner
 
 from sttrack_deploy import bundle
-from sttrack_deploy.engines import registry
-from sttrack_deploy.runtime import tracker
+from sttrack_deploy.engines import onnxruntime_engine
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -152,8 +151,7 @@ def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     shipped = write_bundle(tmp_path / "shipped")
     monkeypatch.setattr(bundle, "default_bundle_path", lambda: shipped)
-    for module in (registry, tracker):
-        monkeypatch.setattr(module, "create_engine", lambda *_: BlobEngine())
+    monkeypatch.setattr(onnxruntime_engine, "create", lambda *_: BlobEngine())
     folder = tmp_path / "example"
     (folder / "frames").mkdir(parents=True)
     (folder / "annotated").mkdir()

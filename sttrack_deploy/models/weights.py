@@ -33,6 +33,7 @@ def save_weights(
         # One metadata entry only: the library writes several in an order that changes from run to run.
         payload = {"config": config.to_dict(), "notes": dict(notes or {})}
         save_file(tensors, str(temporary), metadata={_CONFIG_KEY: json.dumps(payload, sort_keys=True)})
+        temporary.chmod(0o644)  # the library writes for the owner alone
 
 
 def read_config(path: Path) -> ModelConfig:
