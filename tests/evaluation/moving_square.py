@@ -109,7 +109,9 @@ class RedTracker:
     bundle: Path | None = None
     engine: str = "red"
     threads: int | None = None
+    lost_below: float | None = None
+    recover: bool | None = None
 
     def __call__(self) -> Tracker:
         bundle: Bundle = open_bundle(self.bundle)
-        return Tracker(bundle, RedEngine())
+        return Tracker(bundle, RedEngine(), bundle.manifest.tracking.override(self.lost_below, self.recover))

@@ -201,7 +201,16 @@ def test_sigterm_saves(image_folder: Path, tmp_path: Path) -> None:
     """What a job scheduler sends; the run goes on from there."""
     path, out = tmp_path / "recipe.toml", tmp_path / "run"
     path.write_text(RECIPE.replace("steps = 3", "steps = 100000"))
-    line = ["--recipe", str(path), "--images", str(image_folder), "--out", str(out), "--validation-clips", "2"]
+    line = [
+        "--recipe",
+        str(path),
+        "--images",
+        str(image_folder),
+        "--out",
+        str(out),
+        "--validation-clips",
+        "2",
+    ]
     code = "from sttrack_deploy.cli.train import main; main()"
     command = [sys.executable, "-c", code, *line, "--report-every", "1", "--threads", "1"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
