@@ -1,0 +1,1 @@
+"""Recorded calibration sets; nothing records them yet (fp32 needs none)."""

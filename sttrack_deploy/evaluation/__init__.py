@@ -1,0 +1,1 @@
+"""How well a tracker does on annotated sequences. Imports neither torch nor onnx."""

@@ -1,0 +1,1 @@
+"""The network, its configurations and its checkpoints; :mod:`.training` makes new ones."""

@@ -1,0 +1,1 @@
+"""Tracking video with a bundle: the tracker, frames in, results out. Imports neither torch nor onnx."""

@@ -1,0 +1,1 @@
+"""The trainer and what feeds it. Start at :mod:`.trainer` (the loop) and :mod:`.synthetic` (the clips)."""
