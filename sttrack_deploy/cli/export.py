@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from sttrack_deploy.cli.common import command, console
+from sttrack_deploy.bundle import TrackingPolicy
+from sttrack_deploy.cli.common import command, console, tracking_options
 from sttrack_deploy.errors import MissingDependencyError, UsageError, UserError
 from sttrack_deploy.geometry import parse_box
 
@@ -47,6 +48,7 @@ FILE = click.Path(path_type=Path, dir_okay=False)
     help="Compare on this video.  [default: the clip of sttrack-run --demo]",
 )
 @click.option("--validation-box", metavar="X,Y,W,H", help="Target on its first frame.")
+@tracking_options
 @command
 def main(
     preset_name: str | None,
@@ -61,8 +63,13 @@ def main(
     no_validate: bool,
     validation_source: str | None,
     validation_box: str | None,
+    lost_below: float | None,
+    recover: bool | None,
 ) -> None:
-    """Export a checkpoint to a bundle: template.onnx, search.onnx, manifest.json."""
+    """Export a checkpoint to a bundle: template.onnx, search.onnx, manifest.json.
+
+    --lost-below and --recover become the bundle's defaults.
+    """
     try:
         import torch  # noqa: F401 (so that it is missed first)
 
@@ -75,7 +82,8 @@ def main(
         ) from error
     if (validation_source is None) != (validation_box is None):
         raise UsageError("--validation-source and --validation-box go together")
-    options = ExportOptions(opset or DEFAULT_OPSET, _batch(batch), license=license_name)
+    policy = TrackingPolicy().override(lost_below, recover)
+    options = ExportOptions(opset or DEFAULT_OPSET, _batch(batch), policy, license_name)
     network = _load(preset_name, config_path, checkpoint, memory_size, memory_semantics)
     clip = None if no_validate else _clip(validation_source, validation_box)
     parameters = sum(p.numel() for p in network.parameters())

@@ -201,7 +201,7 @@ def test_what_tensorrt_takes_is_not() -> None:
 
 def test_the_command_end_to_end(tiny_weights: Path, tmp_path: Path) -> None:
     out = tmp_path / "bundle"
-    arguments = ["--checkpoint", str(tiny_weights), "--out", str(out), "--memory-size", "3", "--batch", "1"]
+    arguments = ["--checkpoint", str(tiny_weights), "--out", str(out), "--memory-size", "3", "--recover"]
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, result.output
     assert "closed loop: mean IoU" in result.output
@@ -209,6 +209,7 @@ def test_the_command_end_to_end(tiny_weights: Path, tmp_path: Path) -> None:
     manifest = open_bundle(out).manifest
     assert manifest.model["memory_capacity"] == 3
     assert manifest.validation["clip"] == "the demo clip"
+    assert manifest.tracking.recovery
 
 
 @pytest.mark.parametrize(
