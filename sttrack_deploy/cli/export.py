@@ -48,6 +48,7 @@ FILE = click.Path(path_type=Path, dir_okay=False)
     help="Compare on this video.  [default: the clip of sttrack-run --demo]",
 )
 @click.option("--validation-box", metavar="X,Y,W,H", help="Target on its first frame.")
+@click.option("--accuracy", type=FILE, help="Record this report of sttrack-eval --json on the same graphs.")
 @tracking_options
 @command
 def main(
@@ -63,6 +64,7 @@ def main(
     no_validate: bool,
     validation_source: str | None,
     validation_box: str | None,
+    accuracy: Path | None,
     lost_below: float | None,
     recover: bool | None,
 ) -> None:
@@ -83,7 +85,7 @@ def main(
     if (validation_source is None) != (validation_box is None):
         raise UsageError("--validation-source and --validation-box go together")
     policy = TrackingPolicy().override(lost_below, recover)
-    options = ExportOptions(opset or DEFAULT_OPSET, _batch(batch), policy, license_name)
+    options = ExportOptions(opset or DEFAULT_OPSET, _batch(batch), policy, license_name, accuracy)
     network = _load(preset_name, config_path, checkpoint, memory_size, memory_semantics)
     clip = None if no_validate else _clip(validation_source, validation_box)
     parameters = sum(p.numel() for p in network.parameters())

@@ -22,6 +22,7 @@ from sttrack_deploy.bundle import (
     open_bundle,
 )
 from sttrack_deploy.errors import UserError
+from sttrack_deploy.export.accuracy import accuracy_of
 from sttrack_deploy.export.graphs import STATE, search_source, template_source
 from sttrack_deploy.export.onnx_file import DEFAULT_OPSET, add_metadata, build_onnx, tensor_specs
 from sttrack_deploy.export.operator_check import check_operators
@@ -44,12 +45,14 @@ class ExportOptions:
         batch: targets for each call, or ``None`` for a dynamic batch.
         tracking: the runtime's defaults for lost targets.
         license: of the weights.
+        accuracy: report of ``sttrack-eval --json`` on these graphs, to record in the manifest.
     """
 
     opset: int = DEFAULT_OPSET
     batch: int | None = 1
     tracking: TrackingPolicy = field(default_factory=TrackingPolicy)
     license: str = "unknown"
+    accuracy: Path | None = None
 
 
 def export_bundle(
@@ -81,6 +84,8 @@ def export_bundle(
     network = network.eval()
     with atomic_directory(out) as folder:
         manifest = _write_files(network, checkpoint, folder, options, report)
+        if options.accuracy is not None:
+            manifest = replace(manifest, accuracy=accuracy_of(options.accuracy, manifest))
         (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
         if clip is not None:
             checks = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from sttrack_deploy.engines.onnxruntime_engine import OnnxRuntimeEngine
 from sttrack_deploy.engines.torch_engine import TorchEngine
 from sttrack_deploy.errors import UserError
 from sttrack_deploy.export import exporter
+from sttrack_deploy.export.accuracy import accuracy_of
 from sttrack_deploy.export.exporter import ExportOptions, export_bundle
 from sttrack_deploy.export.onnx_file import DEFAULT_OPSET
 from sttrack_deploy.export.operator_check import unsupported_nodes
@@ -161,6 +162,47 @@ def test_a_full_disk_leaves_nothing(
     with pytest.raises(UserError, match="the disk is full"):
         export_bundle(tiny_network, tiny_weights, tmp_path / "b", ExportOptions(), clip=None)
     assert names(tmp_path) == []
+
+
+def report_on(bundle: Bundle, **changes: object) -> str:
+    m = bundle.manifest
+    report: dict[str, object] = {
+        "bundle": {"template_sha256": m.template.sha256, "search_sha256": m.search.sha256},
+        "tracking": asdict(m.tracking),
+        "engine": {"name": "onnxruntime"},
+        "dataset": "folder",
+        "protocol": "pytracking",
+        "complete": True,
+        "overall": {"success_auc": 0.5, "fps_median": 100.0},
+        "sequences": [{"name": "a", "success_auc": 0.5, "fps": 100.0}],
+    }
+    return json.dumps({**report, **changes})
+
+
+def test_measured_accuracy_is_recorded_without_speed(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    path.write_text(report_on(tiny_bundle))
+    recorded = accuracy_of(path, tiny_bundle.manifest)
+    assert recorded["overall"] == {"success_auc": 0.5}
+    assert recorded["sequences"] == [{"name": "a", "success_auc": 0.5}]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"bundle": {"template_sha256": "0", "search_sha256": "0"}}, "measured on other graphs"),
+        ({"tracking": {}}, "another lost handling"),
+        ({"complete": False}, "unfinished evaluation"),
+        ({"engine": None}, "is not a report"),
+    ],
+)
+def test_accuracy_of_something_else_is_refused(
+    tiny_bundle: Bundle, tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    path = tmp_path / "report.json"
+    path.write_text(report_on(tiny_bundle, **changes))
+    with pytest.raises(UserError, match=message):
+        accuracy_of(path, tiny_bundle.manifest)
 
 
 def test_a_folder_that_is_something_else_is_kept(
