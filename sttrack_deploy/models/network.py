@@ -108,7 +108,7 @@ class STTrack(nn.Module):
             mask: bool ``(B, template_cells, template_cells)``.
         """
         batch, c = template.shape[0], self.config
-        features, position = self._embed(template, mask)
+        features, position = self._embed(template, mask, template=True)
         memory = features.new_zeros(batch, c.memory_capacity, c.hidden_dim)
         valid = features.new_zeros(batch, c.memory_capacity)
         query = self.query_embed.expand(batch, -1)
@@ -130,7 +130,7 @@ class STTrack(nn.Module):
 
     def encode(self, search: Tensor, mask: Tensor, state: TrackState) -> SearchEncoding:
         """Joint encoding of template and search region; uses the constant part of the state only."""
-        features, position = self._embed(search, mask)
+        features, position = self._embed(search, mask, template=False)
         tokens = torch.cat((state.target_features, features), dim=1)
         position = torch.cat((state.target_position, position), dim=1)
         bias = padding_bias(torch.cat((state.target_mask, mask.flatten(1)), dim=1))
@@ -151,10 +151,10 @@ class STTrack(nn.Module):
         """The encoder's output at the search cells, ``(B, cells^2, dim)``."""
         return encoding.tokens[:, -(self.config.search_cells**2) :]
 
-    def _embed(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def _embed(self, image: Tensor, mask: Tensor, template: bool) -> tuple[Tensor, Tensor]:
         """uint8 crop to tokens ``(B, cells^2, dim)`` and their position encoding."""
         pixels = (image.float() / 255.0 - self.mean) / self.std
-        features = self.bottleneck(self.backbone(pixels.permute(0, 3, 1, 2)))
+        features = self.bottleneck(self.backbone(pixels.permute(0, 3, 1, 2), template))
         return features.flatten(2).transpose(1, 2), sine_position(mask, self.config.hidden_dim)
 
     def _remember(self, spatial_query: Tensor, state: TrackState) -> tuple[Tensor, Tensor, Tensor]:

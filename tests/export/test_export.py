@@ -164,8 +164,8 @@ def test_a_full_disk_leaves_nothing(
     assert names(tmp_path) == []
 
 
-def report_on(bundle: Bundle, **changes: object) -> str:
-    m = bundle.manifest
+def report_on(of: Bundle, /, **changes: object) -> str:
+    m = of.manifest
     report: dict[str, object] = {
         "bundle": {"template_sha256": m.template.sha256, "search_sha256": m.search.sha256},
         "tracking": asdict(m.tracking),

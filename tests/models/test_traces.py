@@ -52,7 +52,7 @@ def test_network_reproduces_the_trace(reference: Path, trace: str, semantics: Me
         mask = torch.from_numpy(z["search_mask"][i][::16, ::16].copy())[None]
         assert np.array_equal(mask[0].flatten().numpy(), z["search_feat_mask"][i])
         assert worst(state.query[0], z[f"{semantics}_query_in"][i]) < QUERY
-        features, position = network._embed(search, mask)
+        features, position = network._embed(search, mask, template=False)
         assert worst(features[0], z["search_feat"][i]) < FEATURE
         assert worst(position[0], z["search_pos"][i]) < 1e-6
         pixels = ((search.float() / 255 - network.mean) / network.std).permute(0, 3, 1, 2)

@@ -48,8 +48,7 @@ class OptimizerRecipe:
         clip_norm: largest norm of the gradient.
         ema: decay of the running average of the weights, which is what is validated and kept.
         freeze_norm_at: from this share of the steps on, batch norm uses its running statistics.
-            Template and search crops are normalised by different batch statistics before, by the same
-            after, as in deployment.
+            The rest of the network then adapts to what it is deployed with.
     """
 
     steps: int = 10_000
