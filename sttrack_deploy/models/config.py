@@ -134,7 +134,7 @@ PRESETS: dict[str, ModelConfig] = {
             template_size=96,
             search_size=192,
             search_factor=4.0,
-            memory_capacity=8,
+            memory_capacity=2,
         ),
     )
 }
