@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -44,7 +47,8 @@ def command(function: F) -> F:
     @functools.wraps(function)
     def wrapped(*args: Any, debug: bool, **options: Any) -> Any:
         try:
-            return function(*args, **options)
+            with _terminated_like_interrupted():
+                return function(*args, **options)
         except UserError as error:
             if debug:
                 raise
@@ -85,6 +89,19 @@ def command(function: F) -> F:
             sys.exit(1)
 
     return wrapped  # type: ignore[return-value]
+
+
+@contextlib.contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """SIGTERM (a scheduler, ``docker stop``) becomes KeyboardInterrupt, so that it keeps what is done as well."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # handlers can be set in the main thread only
+        return
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def _is_opencv(error: ImportError) -> bool:

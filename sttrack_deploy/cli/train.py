@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -102,9 +101,6 @@ def main(
                 text += f"  | held out: IoU {line.validation.iou:.3f}, AUROC {line.validation.auroc:.3f}"
             bar.console.print(text)
 
-        # Schedulers end a job with SIGTERM, and a shell's background jobs ignore SIGINT: save on both.
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.default_int_handler)
         try:
             trainer.run(
                 show, until, report_every, validate_every, math.inf if minutes is None else 60 * minutes

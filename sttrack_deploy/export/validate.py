@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from sttrack_deploy.bundle import BOX, CONFIDENCE, Bundle, TrackingPolicy
 from sttrack_deploy.cropping import crop_patch
@@ -88,12 +89,17 @@ def validate_bundle(
         UserError: ONNX Runtime cannot load a graph.
     """
     yield from check_interface(bundle)
-    # One thread: sums are then taken in one order, and the manifest's figures are the same everywhere.
-    exported, reference = OnnxRuntimeEngine(bundle, threads=1), TorchEngine(network)
-    yield from _check_tensors(bundle, exported, reference, clip, tick)
-    if bundle.manifest.batch == "dynamic":
-        yield _check_batch(bundle, exported, clip)
-    yield _check_closed_loop(bundle, exported, reference, clip, tick)
+    # One thread: sums are then taken in one order, so that the figures do not depend on the number of cores.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        exported, reference = OnnxRuntimeEngine(bundle, threads=1), TorchEngine(network)
+        yield from _check_tensors(bundle, exported, reference, clip, tick)
+        if bundle.manifest.batch == "dynamic":
+            yield _check_batch(bundle, exported, clip)
+        yield _check_closed_loop(bundle, exported, reference, clip, tick)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _crops(

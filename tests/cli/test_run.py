@@ -146,12 +146,14 @@ def test_ctrl_c_keeps_complete_results(run: Run, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals work differently on Windows")
-def test_a_real_ctrl_c(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_real_signal(tmp_path: Path, number: int) -> None:
     video = write_video(tmp_path / "clip.avi", 400)
     bundle = write_bundle(tmp_path / "bundle")
     tests = Path(__file__).resolve().parents[1]
     code = f"""
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits it ignored
 sys.path[:0] = [{str(tests)!r}, {str(tests.parent)!r}]
 from blobs import BlobEngine
 from sttrack_deploy.engines import registry
@@ -170,7 +172,7 @@ main()
         assert process.stdout is not None
         for _ in range(10):
             process.stdout.readline()
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         started = time.monotonic()
         _, problem = process.communicate(timeout=30)
         assert time.monotonic() - started < 10
