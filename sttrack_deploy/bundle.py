@@ -156,6 +156,11 @@ class Manifest:
     license: str = "Apache-2.0"
     schema: int = SCHEMA
 
+    @property
+    def smallest_batch(self) -> int:
+        """Targets that a call must hold at least: the fixed batch, or 1."""
+        return self.batch if isinstance(self.batch, int) else 1
+
     def to_json(self) -> str:
         """Indented JSON with a final newline, keys sorted."""
         return json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True) + "\n"

@@ -13,7 +13,7 @@ from sttrack_deploy.cli.common import command, console
 from sttrack_deploy.errors import MissingDependencyError, UsageError
 
 if TYPE_CHECKING:
-    from sttrack_deploy.models.training.clips import ClipBatch, ClipGeometry, ClipSource
+    from sttrack_deploy.models.training.clips import ClipBatch, ClipSource
     from sttrack_deploy.models.training.recipe import Recipe
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -80,7 +80,6 @@ def main(
     with console.status("reading the training material"):
         source, held_out = _material(recipe, images, videos, out, device, image_limit, validation_clips)
     initial = load_weights(init, recipe.model) if init else None
-    out.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(recipe, source, out, held_out, initial, device)
     parameters = sum(p.numel() for p in trainer.network.parameters())
     console.print(
@@ -133,35 +132,34 @@ def _material(
     import torch
 
     from sttrack_deploy.models.training.clips import ClipGeometry, MixedSource
-    from sttrack_deploy.models.training.image_bank import load_image_bank
+    from sttrack_deploy.models.training.image_bank import Split, load_image_bank
     from sttrack_deploy.models.training.synthetic import SyntheticSource
+    from sttrack_deploy.models.training.video_clips import load_video_source
 
     m = recipe.model
-    geometry: ClipGeometry = ClipGeometry(
-        m.template_size, m.template_factor, m.search_size, m.search_factor, m.stride
-    )
-    sources: dict[str, list[ClipSource]] = {"train": [], "val": []}
-    ratios: list[float] = []
-    for split, kept in sources.items():
-        if images is not None and recipe.data.synthetic > 0:
-            cache = out / f"bank-{split}.npz"
-            out.mkdir(parents=True, exist_ok=True)
-            bank = load_image_bank(
-                images, "train" if split == "train" else "val", device=device, cache=cache, limit=limit
-            )
-            kept.append(SyntheticSource(bank, geometry))
-        if videos and recipe.data.video > 0:
-            from sttrack_deploy.models.training.video_clips import load_video_source
-
-            kept.append(load_video_source(videos, "train" if split == "train" else "val", geometry=geometry))
-    if images is not None and recipe.data.synthetic > 0:
-        ratios.append(recipe.data.synthetic)
-    if videos and recipe.data.video > 0:
-        ratios.append(recipe.data.video)
-    if not ratios:
+    geometry = ClipGeometry(m.template_size, m.template_factor, m.search_size, m.search_factor, m.stride)
+    wants_images = images is not None and recipe.data.synthetic > 0
+    wants_videos = bool(videos) and recipe.data.video > 0
+    if not wants_images and not wants_videos:
         raise UsageError(
             "nothing to train on: give --images DIR, --videos DIR or both, with a share in [data]"
         )
+
+    out.mkdir(parents=True, exist_ok=True)
+
+    def mixture(split: Split) -> MixedSource:
+        sources: list[ClipSource] = []
+        ratios: list[float] = []
+        if images is not None and wants_images:
+            cache = out / f"bank-{split}.npz"
+            bank = load_image_bank(images, split, device=device, cache=cache, limit=limit)
+            sources.append(SyntheticSource(bank, geometry))
+            ratios.append(recipe.data.synthetic)
+        if wants_videos:
+            sources.append(load_video_source(videos, split, geometry=geometry))
+            ratios.append(recipe.data.video)
+        return MixedSource(sources, ratios)
+
     generator = torch.Generator().manual_seed(recipe.seed + 1)
-    held_out = MixedSource(sources["val"], ratios).sample(validation_clips, recipe.data.frames, generator)
-    return MixedSource(sources["train"], ratios), held_out.to("cpu")
+    held_out = mixture("val").sample(validation_clips, recipe.data.frames, generator)
+    return mixture("train"), held_out.to("cpu")

@@ -117,8 +117,7 @@ def _crops(
 
 
 def _repeat(bundle: Bundle, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    batch = bundle.manifest.batch
-    return np.repeat(array[None], batch if isinstance(batch, int) else 1, axis=0)
+    return np.repeat(array[None], bundle.manifest.smallest_batch, axis=0)
 
 
 def _template(bundle: Bundle, clip: ValidationClip) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:

@@ -60,9 +60,8 @@ class Tracker:
         self.engine = engine
         self.policy = bundle.manifest.tracking if policy is None else policy
         self._crop = bundle.manifest.crop
-        batch = bundle.manifest.batch
         # A bundle of a fixed batch is fed the one target that often; only the first answer is read.
-        self._copies = batch if isinstance(batch, int) else 1
+        self._copies = bundle.manifest.smallest_batch
         self._state: EngineState = None
         self._shape: tuple[int, ...] | None = None
         self._box: Box = (0.0, 0.0, 0.0, 0.0)

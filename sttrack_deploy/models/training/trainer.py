@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sttrack_deploy.errors import UserError
+from sttrack_deploy.evaluation.metrics import auroc
 from sttrack_deploy.files import atomic_path
 from sttrack_deploy.models.network import STTrack
 from sttrack_deploy.models.training.clip_forward import LikenessProbe, forward_clip
 from sttrack_deploy.models.training.clips import ClipBatch, ClipSource
-from sttrack_deploy.models.training.losses import LossTerms, grade
+from sttrack_deploy.models.training.losses import LossTerms, generalized_iou, grade
 from sttrack_deploy.models.training.recipe import Recipe
 from sttrack_deploy.models.weights import save_weights
 
@@ -145,7 +146,7 @@ class Trainer:
         """Grade the averaged weights on the held-out clips."""
         if self.held_out is None:
             return Validation(math.nan, math.nan)
-        network = self.average.eval()
+        network = self.average
         boxes, confidences = [], []
         with torch.no_grad():
             for start in range(0, len(self.held_out.template), 16):
@@ -155,18 +156,12 @@ class Trainer:
                 ).corners
                 boxes.append(corners.box.cpu())
                 confidences.append(corners.confidence.cpu())
-        present = self.held_out.present.flatten()
-        zeros = torch.zeros(len(present), network.config.search_cells, network.config.search_cells)
-        terms = grade(
-            torch.cat(boxes).float(),
-            zeros,
-            zeros,
-            zeros.flatten(1),
-            self.held_out.box.flatten(0, 1),
-            present,
-            self.recipe.losses,
+        present, truth = self.held_out.present.flatten(), self.held_out.box.flatten(0, 1).clamp(0, 1)
+        overlap, _ = generalized_iou(torch.cat(boxes)[present].float(), truth[present])
+        confidence = torch.cat(confidences).float()
+        return Validation(
+            float(overlap.sum()) / max(1, len(overlap)), auroc(confidence.numpy(), present.numpy())
         )
-        return Validation(float(terms.iou), _auroc(torch.cat(confidences), present))
 
     def _train_step(self) -> LossTerms:
         recipe, network = self.recipe, self.network
@@ -301,12 +296,3 @@ def _tie_encoder_keys(network: STTrack) -> None:
     for layer in network.encoder.layers:
         attention = layer.self_attention
         attention.k_proj.load_state_dict(attention.q_proj.state_dict())  # type: ignore[union-attr]
-
-
-def _auroc(score: Tensor, positive: Tensor) -> float:
-    """Probability that a positive scores above a negative (ties count half)."""
-    high, low = score[positive], score[~positive]
-    if not len(high) or not len(low):
-        return math.nan
-    difference = high[:, None] - low[None, :]
-    return float((difference > 0).float().mean() + 0.5 * (difference == 0).float().mean())

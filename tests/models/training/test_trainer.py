@@ -149,19 +149,17 @@ steps = 3
 """
 
 
+def command_line(recipe_text: str, images: Path, out: Path, clips: int) -> list[str]:
+    """Arguments of a run in ``out``; the recipe is written beside it."""
+    path = out.parent / "recipe.toml"
+    path.write_text(recipe_text)
+    options = {"--recipe": path, "--images": images, "--out": out, "--validation-clips": clips}
+    return [str(part) for option in options.items() for part in option]
+
+
 def test_the_command_trains_and_resumes(image_folder: Path, tmp_path: Path) -> None:
-    path, out = tmp_path / "recipe.toml", tmp_path / "run"
-    path.write_text(RECIPE)
-    line = [
-        "--recipe",
-        str(path),
-        "--images",
-        str(image_folder),
-        "--out",
-        str(out),
-        "--validation-clips",
-        "4",
-    ]
+    out = tmp_path / "run"
+    line = command_line(RECIPE, image_folder, out, clips=4)
     first = CliRunner().invoke(main, [*line, "--until", "1"])
     assert first.exit_code == 0, first.output
     second = CliRunner().invoke(main, line)
@@ -199,18 +197,8 @@ def test_nothing_to_train_on(tmp_path: Path) -> None:
 
 def test_sigterm_saves(image_folder: Path, tmp_path: Path) -> None:
     """What a job scheduler sends; the run goes on from there."""
-    path, out = tmp_path / "recipe.toml", tmp_path / "run"
-    path.write_text(RECIPE.replace("steps = 3", "steps = 100000"))
-    line = [
-        "--recipe",
-        str(path),
-        "--images",
-        str(image_folder),
-        "--out",
-        str(out),
-        "--validation-clips",
-        "2",
-    ]
+    out = tmp_path / "run"
+    line = command_line(RECIPE.replace("steps = 3", "steps = 100000"), image_folder, out, clips=2)
     code = "from sttrack_deploy.cli.train import main; main()"
     command = [sys.executable, "-c", code, *line, "--report-every", "1", "--threads", "1"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
