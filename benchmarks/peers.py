@@ -5,7 +5,8 @@ So give them an environment of their own, and run this from the repository's roo
 
     python -m venv peers
     peers/bin/pip install "opencv-contrib-python<5" numpy click rich
-    peers/bin/python -m benchmarks.peers --data DIR --nanotrack DIR --json peers.json
+    peers/bin/python -m benchmarks.peers --data DIR --nanotrack DIR --out peers
+    sttrack-eval --data DIR --bundle export/sttrack-nano --results peers --html report.html
 """
 
 from __future__ import annotations
@@ -22,11 +23,15 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from sttrack_deploy.cli.common import INTERRUPTED, command, console
-from sttrack_deploy.cli.evaluate import evaluate, show
+from sttrack_deploy.cli.common import INTERRUPTED, command, json_option, say
+from sttrack_deploy.cli.data import data_options, dataset_title, load_sequences
+from sttrack_deploy.cli.evaluate_outcome import emit_json, report_document, show
+from sttrack_deploy.cli.tracker_evaluation import Evaluation, evaluate_tracker
 from sttrack_deploy.errors import MissingDependencyError, UserError
-from sttrack_deploy.evaluation.dataset import DATASETS, select
-from sttrack_deploy.evaluation.report import write_json
+from sttrack_deploy.evaluation.layouts import DEFAULT_LAYOUT
+from sttrack_deploy.evaluation.protocols import DEFAULT_PROTOCOL
+from sttrack_deploy.evaluation.results import ResultFolder
+from sttrack_deploy.files import sha256_of
 from sttrack_deploy.geometry import Box
 from sttrack_deploy.runtime.tracker import TrackResult
 
@@ -93,75 +98,69 @@ def peers(nanotrack: Path | None) -> dict[str, Callable[[], Any]]:
     return makers
 
 
+def identity(name: str, nanotrack: Path | None) -> dict[str, Any]:
+    """What decides a peer's boxes."""
+    facts: dict[str, Any] = {"tracker": name, "opencv": cv2.__version__}
+    if name == "NanoTrack v2" and nanotrack is not None:
+        facts["files"] = [sha256_of(nanotrack / file) for file in NANOTRACK_FILES]
+    return facts
+
+
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option(
-    "--data", type=click.Path(path_type=Path), required=True, help="Folder of <name>.mp4 and <name>.txt."
-)
-@click.option("--dataset", type=click.Choice(list(DATASETS)), default="folder", show_default=True)
+@data_options
 @click.option("--nanotrack", type=click.Path(path_type=Path), help="Folder of NanoTrack v2's two ONNX files.")
 @click.option("--trackers", metavar="A,B", help="Only these, by name.  [default: all]")
-@click.option("--sequences", metavar="GLOB", help="Only these, for example 'otb_*' or 'a,b'.")
 @click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True)
 @click.option(
-    "--json",
-    "json_path",
-    type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
-    help="Write a list with one report a tracker; - for standard output.",
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Write result files here as sequences end; the same command goes on where it stopped.",
 )
-@click.option(
-    "--results", type=click.Path(path_type=Path, file_okay=False), help="A folder of boxes a tracker."
-)
+@click.option("--restart", is_flag=True, help="Run finished sequences again.")
+@json_option
 @command
 def main(
-    data: Path,
     dataset: str,
+    data: Path | None,
+    sequences: str | None,
+    partial: bool,
     nanotrack: Path | None,
     trackers: str | None,
-    sequences: str | None,
     threads: int,
+    out: Path | None,
+    restart: bool,
     json_path: Path | None,
-    results: Path | None,
 ) -> None:
     """Measure OpenCV's KCF, CSRT and NanoTrack v2 exactly as sttrack-eval measures a bundle."""
     makers = peers(nanotrack)
     names = list(makers) if trackers is None else [name.strip() for name in trackers.split(",")]
     if unknown := [name for name in names if name not in makers]:
         raise UserError(f"there is no tracker {unknown[0]!r}; there are {', '.join(makers)}")
-    chosen = select(DATASETS[dataset](data), sequences)
+    chosen, title = load_sequences(dataset, data, sequences, partial), dataset_title(dataset, data)
     cv2.setNumThreads(threads)
-    reports, interrupted = [], False
+    evaluations = []
     for name in names:
         tracker = OpenCVTracker(makers[name])
-        report, interrupted = evaluate(
-            lambda tracker=tracker: tracker,  # type: ignore[misc]
-            chosen,
-            label=name,
-            dataset=data.name or str(data),
-            subject={"tracker": name, "opencv": cv2.__version__, "threads": threads},
-            results=None if results is None else results / name.replace(" ", "_"),
+        facts = identity(name, nanotrack)
+        evaluation = Evaluation(name, title, chosen, (DEFAULT_PROTOCOL,), {**facts, "threads": threads})
+        store = None
+        if out is not None:
+            folder = DEFAULT_LAYOUT.run_folder(out, "opencv", name.replace(" ", "_"), title)
+            store = ResultFolder(folder, DEFAULT_LAYOUT, facts)
+        evaluations.append(
+            evaluate_tracker(lambda tracker=tracker: tracker, evaluation, store=store, restart=restart)  # type: ignore[misc]
         )
-        reports.append(report)
-        show(report)
-        if interrupted:
+        if evaluation.interrupted:
             break
-    for report in reports:
-        score = report.score
-        console.print(
-            f"{report.label:14}{report.protocol.columns[0]} {score.auc:.3f}  {report.protocol.columns[1]} "
-            f"{score.precision:.3f}  {report.fps:.1f} FPS  ({report.protocol.name}, {threads} threads)",
-            markup=False,
-        )
-    if json_path is not None:
-        text = write_json([r.to_dict() for r in reports], None if str(json_path) == "-" else json_path)
-        if str(json_path) == "-":
-            click.echo(text, nl=False)
-        else:
-            console.print(f"made {json_path}", markup=False, soft_wrap=True)
-    following = shlex.join(["sttrack-eval", "--data", str(data), "--threads", str(threads)])
-    console.print(f"next, the same for a bundle: {following}", markup=False, soft_wrap=True)
-    if interrupted:
+    show(evaluations)
+    emit_json(report_document(evaluations, title), json_path)
+    words = ["sttrack-eval", "--threads", str(threads)] + ([] if data is None else ["--data", str(data)])
+    words += [] if dataset == "folder" else ["--dataset", dataset]
+    words += [] if out is None else ["--bundle", "export/sttrack-nano", "--results", str(out)]
+    say(f"next, the same for a bundle: {shlex.join(words)}")
+    if any(e.interrupted for e in evaluations):
         sys.exit(INTERRUPTED)
-    if any(r.failures for r in reports):
+    if any(e.report.failures for e in evaluations):
         sys.exit(1)
 
 

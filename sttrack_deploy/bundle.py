@@ -38,6 +38,8 @@ __all__ = [
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
+SHIPPED = "sttrack-nano"
+"""Name of the bundle that comes with the package."""
 
 # Names of the graphs' fixed inputs and outputs; all others are state.
 TEMPLATE_IMAGE, TEMPLATE_MASK = "template_image", "template_mask"
@@ -222,12 +224,17 @@ class Bundle:
 
 
 def open_bundle(path: Path | None = None, *, verify: bool = True) -> Bundle:
-    """Open a bundle (the shipped one if ``path`` is ``None``) and check its files' hashes.
+    """Open a bundle and check its files' hashes.
+
+    Args:
+        path: its folder; ``None``, or the name of the shipped one where no such folder is, for that one.
+        verify: whether to hash the graphs, which reads all of them.
 
     Raises:
         UserError: the folder, its manifest or one of its files is missing, altered or of another schema.
     """
-    path = default_bundle_path() if path is None else path
+    if path is None or (path == Path(SHIPPED) and not path.exists()):
+        path = default_bundle_path()
     manifest_path = path / MANIFEST
     if not manifest_path.is_file():
         what = "is not a folder" if not path.is_dir() else f"has no {MANIFEST}"
@@ -256,11 +263,11 @@ def default_bundle_path() -> Path:
     In a checkout it lies on the shelf ``export/``; a wheel carries it inside the package.
     """
     package = Path(__file__).resolve().parent
-    for candidate in (package / "bundles" / "sttrack-nano", package.parent / "export" / "sttrack-nano"):
+    for candidate in (package / "bundles" / SHIPPED, package.parent / "export" / SHIPPED):
         if (candidate / MANIFEST).is_file():
             return candidate
     raise UserError(
-        "the shipped bundle sttrack-nano is missing; reinstall sttrack-deploy, or name one with --bundle DIR"
+        f"the shipped bundle {SHIPPED} is missing; reinstall sttrack-deploy, or name one with --bundle DIR"
     )
 
 

@@ -98,26 +98,41 @@ def test_there_are_examples() -> None:
     assert marks.count("tested: python") == 1
 
 
+def parse(command: click.Command, name: str, arguments: list[str]) -> None:
+    """Raises UsageError; runs nothing."""
+    context = command.make_context(name, list(arguments))
+    if isinstance(command, click.Group):
+        rest = [*context._protected_args, *context.args]
+        if rest:
+            sub_name, sub, sub_arguments = command.resolve_command(context, rest)
+            assert sub is not None
+            parse(sub, sub_name or "", sub_arguments)
+
+
 @pytest.mark.parametrize("call", ALL_CALLS)
 def test_commands_parse(call: list[str]) -> None:
     name, *arguments = call
-    commands()[name].make_context(name, arguments)  # raises UsageError; runs nothing
+    parse(commands()[name], name, arguments)
 
 
 def test_a_wrong_option_would_be_noticed() -> None:
     (call,) = calls("python3 -m venv x && x/bin/sttrack-run --no-such-option  # a comment")
     assert call == ["sttrack-run", "--no-such-option"]
     with pytest.raises(click.UsageError):
-        commands()[call[0]].make_context(*call[:1], call[1:])
+        parse(commands()[call[0]], call[0], call[1:])
+    with pytest.raises(click.UsageError):
+        parse(commands()["sttrack-eval"], "sttrack-eval", ["merge", "--no-such-option"])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_names_in_the_text_exist(page: Path) -> None:
     text = BLOCK.sub("", page.read_text(encoding="utf-8"))
     known = commands()
-    options = {
-        option for command in known.values() for p in command.params for option in p.opts + p.secondary_opts
-    }
+    every = [
+        *known.values(),
+        *(sub for c in known.values() if isinstance(c, click.Group) for sub in c.commands.values()),
+    ]
+    options = {option for command in every for p in command.params for option in p.opts + p.secondary_opts}
     for code in re.findall(r"`([^`\n]+)`", text):
         word = code.split()[0]
         if code.startswith("pip "):
@@ -176,7 +191,7 @@ def test_cli_examples_run(example: Path) -> None:
         assert result.exit_code == 0, (name, arguments, result.output)
     made = {path.name for path in example.iterdir()}
     assert {"street_tracked.mp4", "frames_tracked.mp4", "result.mp4", "street.txt", "street.jsonl"} <= made
-    assert {"scores.json", "boxes"} <= made
+    assert {"scores.json", "results", "report.html", "plots"} <= made
     assert len((example / "street.txt").read_text().splitlines()) == 24
 
 

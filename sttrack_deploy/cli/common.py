@@ -22,9 +22,13 @@ __all__ = [
     "INTERRUPTED",
     "bundle_option",
     "command",
+    "complain",
     "console",
     "debug_option",
     "engine_options",
+    "json_option",
+    "say",
+    "threads_option",
     "tracking_options",
 ]
 
@@ -35,6 +39,16 @@ INTERRUPTED = 130
 
 console = Console(stderr=True, highlight=False)
 """For people: progress, tables, notes. Standard output is for results that programs read."""
+
+
+def say(text: str) -> None:
+    """A line for people, as it is: no markup, no wrapping, so that commands can be copied."""
+    console.print(text, markup=False, soft_wrap=True)
+
+
+def complain(text: str) -> None:
+    """The same for what went wrong."""
+    console.print(text, markup=False, soft_wrap=True, style="red")
 
 
 def command(function: F) -> F:
@@ -124,14 +138,19 @@ def bundle_option(function: F) -> F:
     )(function)
 
 
-def engine_options(function: F) -> F:
-    """``--engine NAME`` and ``--threads N``."""
-    function = click.option(
+def threads_option(function: F) -> F:
+    """``--threads N``."""
+    return click.option(
         "--threads",
         type=click.IntRange(min=1),
         default=None,
         help="CPU threads for inference.  [default: all]",
     )(function)
+
+
+def engine_options(function: F) -> F:
+    """``--engine NAME`` and ``--threads N``."""
+    function = threads_option(function)
     return click.option(
         "--engine",
         type=click.Choice(list(BACKENDS)),
@@ -153,3 +172,11 @@ def tracking_options(function: F) -> F:
         type=click.FloatRange(0, 1),
         help="Confidence under which the target counts as lost.  [default: the bundle's]",
     )(function)
+
+
+json_option = click.option(
+    "--json",
+    "json_path",
+    type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
+    help="Write everything for programs; - for standard output.",
+)

@@ -1,251 +1,238 @@
-"""``sttrack-eval``: how well does a bundle track, on annotated sequences."""
+"""``sttrack-eval``: how well do bundles and other trackers track, on annotated sequences."""
 
 from __future__ import annotations
 
 import dataclasses
 import shlex
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import click
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from sttrack_deploy import __version__
-from sttrack_deploy.bundle import MANIFEST
 from sttrack_deploy.cli.common import (
     INTERRUPTED,
-    bundle_option,
     command,
-    console,
-    engine_options,
+    json_option,
+    say,
+    threads_option,
     tracking_options,
 )
-from sttrack_deploy.engines.registry import DEFAULT_BACKEND
-from sttrack_deploy.errors import UserError
-from sttrack_deploy.evaluation.dataset import DATASETS, Sequence, select
-from sttrack_deploy.evaluation.metrics import PYTRACKING
-from sttrack_deploy.evaluation.report import Report, SequenceReport, score_run, write_json
-from sttrack_deploy.evaluation.results import write_run
-from sttrack_deploy.evaluation.runner import (
-    BundleTracker,
-    SequenceFailure,
-    SingleTargetTracker,
-    run_sequences,
-    threads_each,
+from sttrack_deploy.cli.data import data_options, dataset_title, load_sequences
+from sttrack_deploy.cli.evaluate_merge import merge_command
+from sttrack_deploy.cli.evaluate_outcome import (
+    emit_json,
+    hardest_sequence,
+    report_document,
+    require_pictures,
+    show,
+    write_pictures,
 )
-from sttrack_deploy.files import sha256_of
-from sttrack_deploy.runtime.tracker import Tracker
+from sttrack_deploy.cli.evaluate_pack import pack_command
+from sttrack_deploy.cli.evaluate_subjects import Subject, other_results, subjects_of
+from sttrack_deploy.cli.tracker_evaluation import Evaluation, evaluate_files, evaluate_tracker
+from sttrack_deploy.cli.vot import vot_command
+from sttrack_deploy.engines.registry import BACKENDS, DEFAULT_BACKEND
+from sttrack_deploy.errors import UsageError, UserError
+from sttrack_deploy.evaluation.datasets.locations import write_config as write_dataset_config
+from sttrack_deploy.evaluation.layouts import DEFAULT_LAYOUT, LAYOUTS
+from sttrack_deploy.evaluation.protocols import DEFAULT_PROTOCOL, PROTOCOLS
+from sttrack_deploy.evaluation.protocols.base import Protocol
+from sttrack_deploy.evaluation.runner import threads_each
+from sttrack_deploy.evaluation.sequence import Sequence
+from sttrack_deploy.evaluation.shards import Shard
 
-__all__ = ["evaluate", "main", "show"]
+__all__ = ["main"]
+
+CONFIG_FILE = Path("sttrack-datasets.toml")
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, invoke_without_command=True)
+@data_options
 @click.option(
-    "--dataset",
-    type=click.Choice(list(DATASETS)),
-    default="folder",
-    show_default=True,
-    help="Layout of the data.",
+    "--bundle",
+    "bundles",
+    type=click.Path(path_type=Path, file_okay=False),
+    multiple=True,
+    help="Exported bundle; several are compared.  [default: the shipped sttrack-nano]",
 )
 @click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="The data's folder: <name>.mp4 (or a folder of images) and <name>.txt, one x,y,w,h line a frame.",
+    "--engine",
+    "engines",
+    type=click.Choice(list(BACKENDS)),
+    multiple=True,
+    help=f"Back end that runs the network; several are compared.  [default: {DEFAULT_BACKEND}]",
 )
-@bundle_option
-@engine_options
+@threads_option
 @tracking_options
-@click.option("--sequences", metavar="GLOB", help="Only these, for example 'otb_*' or 'a,b'.")
-@click.option(
-    "--json",
-    "json_path",
-    type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
-    help="Write everything for programs; - for standard output.",
-)
 @click.option(
     "--results",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Write boxes, confidences and times here.",
+    metavar="[LABEL=]DIR",
+    multiple=True,
+    help="Score these result files, of any tracker, instead of running one; with --bundle or --engine: beside it.",
 )
+@click.option(
+    "--protocol",
+    "protocol_names",
+    type=click.Choice([*PROTOCOLS, "all"]),
+    multiple=True,
+    help=f"Whose rules make the numbers; the first leads.  [default: {DEFAULT_PROTOCOL.name}]",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Write result files here as sequences end; the same command goes on where it stopped.",
+)
+@click.option(
+    "--layout",
+    "layout_name",
+    type=click.Choice(list(LAYOUTS)),
+    default=DEFAULT_LAYOUT.name,
+    show_default=True,
+    help="Whose files --out writes.",
+)
+@click.option("--integer-boxes", is_flag=True, help="Truncate boxes to whole pixels, as older tools do.")
+@click.option("--restart", is_flag=True, help="Run finished sequences again.")
 @click.option(
     "--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Processes, a sequence each."
 )
+@click.option("--shard", "shard_text", metavar="I/N", help="Only part I of N, for N machines; then: merge.")
+@json_option
+@click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write a report to look at.")
+@click.option(
+    "--plots", type=click.Path(path_type=Path, file_okay=False), help="Write the plots as PNG and SVG here."
+)
+@click.option(
+    "--worst", type=click.IntRange(min=0), default=5, show_default=True, help="Sequences shown in the HTML."
+)
+@click.option(
+    "--write-config", is_flag=True, help=f"Write {CONFIG_FILE}, which says where data sets lie, and end."
+)
+@click.pass_context
 @command
 def main(
+    context: click.Context,
     dataset: str,
-    data: Path,
-    bundle: Path | None,
-    engine: str,
+    data: Path | None,
+    sequences: str | None,
+    partial: bool,
+    bundles: tuple[Path, ...],
+    engines: tuple[str, ...],
     threads: int | None,
     lost_below: float | None,
     recover: bool | None,
-    sequences: str | None,
-    json_path: Path | None,
-    results: Path | None,
+    results: tuple[str, ...],
+    protocol_names: tuple[str, ...],
+    out: Path | None,
+    layout_name: str,
+    integer_boxes: bool,
+    restart: bool,
     workers: int,
+    shard_text: str | None,
+    json_path: Path | None,
+    html: Path | None,
+    plots: Path | None,
+    worst: int,
+    write_config: bool,
 ) -> None:
-    """Measure tracking accuracy and speed on annotated sequences.
+    """Measure tracking accuracy and speed on annotated sequences, by the protocol that is named.
 
     Tracking starts on each sequence's first true box and is never helped again. Exits with 1 if a sequence
     failed; the others are measured all the same. Ctrl-C keeps what is done.
     """
-    chosen = select(DATASETS[dataset](data), sequences)
-    maker = BundleTracker(bundle, engine, threads_each(threads, workers), lost_below, recover)
-    tracker = maker()  # made here even for workers, so that a bad bundle ends the run before it starts
-    report, interrupted = evaluate(
-        maker if workers > 1 else lambda: tracker,
-        chosen,
-        label=f"{tracker.bundle.manifest.name} ({engine})",
-        dataset=data.name or str(data),
-        subject=_subject(tracker, maker, workers),
-        results=results,
-        workers=workers,
-    )
-    show(report)
-    if workers > 1:
-        _say(f"these FPS are of {workers} workers side by side; measure speed with --workers 1")
-    if json_path is not None:
-        text = write_json(report.to_dict(), None if str(json_path) == "-" else json_path)
-        if str(json_path) == "-":
-            click.echo(text, nl=False)
-    _say_what_next(report, chosen, bundle, engine, json_path, results)
-    if interrupted:
+    if context.invoked_subcommand is not None:
+        return
+    if write_config:
+        _write_config()
+        return
+    if html is not None or plots is not None:
+        require_pictures()
+    shard = None if shard_text is None else Shard.parse(shard_text)
+    chosen = _choose(load_sequences(dataset, data, sequences, partial), shard)
+    if out is None and not all(s.scorable for s in chosen):
+        raise UsageError(
+            f"only a server can score {dataset}: give --out DIR for the results, then sttrack-eval pack"
+        )
+    title, protocols, layout = dataset_title(dataset, data), _protocols(protocol_names), LAYOUTS[layout_name]
+    layout = dataclasses.replace(layout, decimals=0) if integer_boxes else layout
+    others = other_results(results, chosen, title)
+    subjects: list[Subject] = []
+    if bundles or engines or not results:
+        subjects = subjects_of(
+            bundles or (None,),
+            engines or (DEFAULT_BACKEND,),
+            threads_each(threads, workers),
+            lost_below,
+            recover,
+        )
+    evaluations = []
+    for subject in subjects:
+        evaluation = Evaluation(subject.label, title, chosen, protocols, subject.facts(workers))
+        store = None if out is None else subject.store(out, layout, title)
+        make = subject.make(workers)
+        evaluate_tracker(make, evaluation, store=store, layout=layout, workers=workers, restart=restart)
+        evaluations.append(evaluation)
+        if evaluation.interrupted:
+            break
+    for label, (folder, found_layout) in others.items():
+        evaluation = Evaluation(label, title, chosen, protocols, {"results": str(folder)})
+        evaluations.append(evaluate_files(folder, found_layout, evaluation))
+    show(evaluations, workers)
+    emit_json(report_document(evaluations, title), json_path)
+    write_pictures(evaluations, html, plots, worst)
+    _say_what_next(evaluations, subjects, dataset, data, out, shard)
+    if any(e.interrupted for e in evaluations):
         sys.exit(INTERRUPTED)
-    if report.failures:
+    if any(e.report.failures for e in evaluations):
         sys.exit(1)
 
 
-def evaluate(
-    make_tracker: Callable[[], SingleTargetTracker],
-    sequences: list[Sequence],
-    *,
-    label: str,
-    dataset: str,
-    subject: dict[str, Any],
-    results: Path | None = None,
-    workers: int = 1,
-) -> tuple[Report, bool]:
-    """Run and score under a progress bar; result files are written as each sequence ends.
-
-    Returns:
-        The report, its sequences in the order given, and whether Ctrl-C cut it short.
-    """
-    by_name = {sequence.name: sequence for sequence in sequences}
-    done: dict[str, SequenceReport] = {}
-    failures: dict[str, SequenceFailure] = {}
-    interrupted = False
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("frames, ETA"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(label, total=sum(len(sequence) for sequence in sequences))
-        runs = run_sequences(make_tracker, sequences, workers, lambda frames: bar.advance(task, frames))
-        try:
-            for run in runs:
-                if isinstance(run, SequenceFailure):
-                    failures[run.name] = run
-                else:
-                    if results is not None:
-                        write_run(run, results)
-                    try:
-                        done[run.name] = score_run(run, by_name[run.name], PYTRACKING)
-                    except UserError as error:
-                        failures[run.name] = SequenceFailure(run.name, str(error))
-                if run.name in failures:
-                    _complain(f"{run.name} failed: {failures[run.name].error}")
-        except KeyboardInterrupt:
-            interrupted = True
-            _complain(f"interrupted: {len(done)} of {len(sequences)} sequences are done")
-        finally:
-            runs.close()
-    order = [sequence.name for sequence in sequences]
-    return (
-        Report(
-            label=label,
-            dataset=dataset,
-            protocol=PYTRACKING,
-            sequences=tuple(done[name] for name in order if name in done),
-            failures=tuple(failures[name] for name in order if name in failures),
-            planned=len(sequences),
-            subject=subject,
-        ),
-        interrupted,
-    )
+def _choose(sequences: list[Sequence], shard: Shard | None) -> list[Sequence]:
+    """This machine's part of the sequences."""
+    chosen = sequences if shard is None else shard.take(sequences)
+    if not chosen:
+        raise UserError("this part has no sequence: there are fewer sequences than parts")
+    return chosen
 
 
-def show(report: Report) -> None:
-    """Print the table and its notes, if anything was measured."""
-    if report.sequences:
-        console.print(report.table())
-        for note in report.notes():
-            console.print(note, markup=False, soft_wrap=True)
+def _protocols(names: tuple[str, ...]) -> tuple[Protocol, ...]:
+    """Each once, in the order given; ``all`` is those that are not named, at its place."""
+    wanted = [p for name in names for p in (PROTOCOLS if name == "all" else (name,))]
+    return tuple(PROTOCOLS[name] for name in dict.fromkeys(wanted)) or (DEFAULT_PROTOCOL,)
 
 
-def _subject(tracker: Tracker, maker: BundleTracker, workers: int) -> dict[str, Any]:
-    """What was measured, for the JSON."""
-    bundle = tracker.bundle
-    return {
-        "sttrack_deploy": __version__,
-        "bundle": {
-            "name": bundle.manifest.name,
-            "path": str(bundle.path),
-            "precision": bundle.manifest.precision.get("name"),
-            "template_sha256": bundle.manifest.template.sha256,
-            "search_sha256": bundle.manifest.search.sha256,
-            "manifest_sha256": sha256_of(bundle.path / MANIFEST),
-        },
-        "engine": {"name": tracker.engine.name, **tracker.engine.describe()},
-        "tracking": dataclasses.asdict(tracker.policy),
-        "threads": maker.threads,
-        "workers": workers,
-    }
+def _write_config() -> None:
+    write_dataset_config(CONFIG_FILE)
+    say(f"made {CONFIG_FILE}: say there where your data sets lie")
+    say("next: sttrack-eval --dataset lasot")
 
 
 def _say_what_next(
-    report: Report,
-    sequences: list[Sequence],
-    bundle: Path | None,
-    engine: str,
-    json_path: Path | None,
-    results: Path | None,
+    evaluations: list[Evaluation],
+    subjects: list[Subject],
+    dataset: str,
+    data: Path | None,
+    out: Path | None,
+    shard: Shard | None,
 ) -> None:
-    """The end of the command: what was made, where, how good, and what to type next."""
-    made = len(report.sequences)
-    if report.failures:
-        _complain(
-            f"{len(report.failures)} of {report.planned} sequences failed: "
-            f"{', '.join(failure.name for failure in report.failures)}"
-        )
-    if json_path is not None and str(json_path) != "-":
-        _say(f"made {json_path}")
-    if not made:
+    """The end of the command: where the results are, and what to type next."""
+    if out is not None:
+        say(f"result files are in {out}")
+    where = [] if data is None else ["--data", str(data)]
+    where += [] if dataset == "folder" else ["--dataset", dataset]
+    if shard is not None and out is not None:
+        merge = shlex.join(["sttrack-eval", "merge", str(out), "OTHER_PART", "--out", "merged"])
+        score = shlex.join(["sttrack-eval", "--results", "merged", *where])
+        say(f"next, when all {shard.count} parts are done: {merge}; then {score}")
         return
-    if results is not None:
-        _say(f"made {3 * made} result files in {results}")
-    score = report.score
-    _say(
-        f"{report.label}: AUC {score.auc:.3f}, precision {score.precision:.3f} by {report.protocol.name}, "
-        f"{report.frames} frames, {report.fps:.1f} FPS"
-    )
-    worst = min(report.sequences, key=lambda s: s.score.auc)
-    sequence = next(s for s in sequences if s.name == worst.name)
-    box = ",".join(f"{value:g}" for value in sequence.truth[0])
-    words = ["sttrack-run", str(sequence.source), "--init-box", box]
-    words += [] if bundle is None else ["--bundle", str(bundle)]
-    words += [] if engine == DEFAULT_BACKEND else ["--engine", engine]
-    _say(f"next, see the hardest one ({worst.name}, AUC {worst.score.auc:.3f}): {shlex.join(words)}")
+    if out is not None and any(e.unscored for e in evaluations):
+        say(f"next: sttrack-eval pack {shlex.quote(str(out))} --format {dataset.partition('_')[0]}")
+        return
+    if evaluations[0].report.sequences and subjects:
+        maker = subjects[0].maker
+        engine = [] if maker.engine == DEFAULT_BACKEND else ["--engine", maker.engine]
+        say(hardest_sequence(evaluations[0].report, maker.bundle, engine))
 
 
-def _say(text: str) -> None:
-    console.print(text, markup=False, soft_wrap=True)
-
-
-def _complain(text: str) -> None:
-    console.print(text, markup=False, soft_wrap=True, style="red")
+main.add_command(pack_command)
+main.add_command(merge_command)
+main.add_command(vot_command)

@@ -1,4 +1,4 @@
-"""From runs to numbers: the scores of every sequence and of the whole set, as a table and as JSON."""
+"""From runs to numbers: what each protocol makes of a tracker's results on one data set."""
 
 from __future__ import annotations
 
@@ -11,28 +11,18 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from rich import box
-from rich.markup import escape
-from rich.table import Table
 
-from sttrack_deploy.evaluation import dataset as data
-from sttrack_deploy.evaluation.metrics import (
-    Curves,
-    Protocol,
-    Score,
-    mean_curves,
-    on_target_auroc,
-    presence_auroc,
-    usable_truth,
-)
-from sttrack_deploy.evaluation.results import as_written
-from sttrack_deploy.evaluation.runner import SequenceFailure, SequenceRun
+from sttrack_deploy.evaluation.confidence import auroc, on_target_auroc
+from sttrack_deploy.evaluation.protocols.base import Measured, Protocol, Score, pool
+from sttrack_deploy.evaluation.sequence import Sequence, image_size, usable_truth
+from sttrack_deploy.evaluation.sequence_run import SequenceFailure, SequenceRun
 from sttrack_deploy.files import atomic_path
 from sttrack_deploy.geometry import iou
 
-__all__ = ["FPS_NOTE", "Report", "SequenceReport", "score_run", "write_json"]
+__all__ = ["FPS_NOTE", "Report", "SequenceReport", "score_run", "without_nan", "write_json"]
 
 FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
 
 FPS_NOTE = (
     "FPS: frames over the time in update() (crop, inference, box; no decoding), median over sequences; "
@@ -42,35 +32,41 @@ FPS_NOTE = (
 
 @dataclass(frozen=True, slots=True)
 class SequenceReport:
-    """One sequence's numbers.
+    """One sequence's numbers, and what plots and pictures are made from.
 
     Attributes:
-        absent: frames without a usable true box.
-        lost: frames that the tracker called lost.
-        confidence: of each tracked frame (all but the first), ``(N - 1,)``.
-        overlap: IoU with the truth of the same frames; NaN where absent.
-        truth: true boxes of the same frames, ``(N - 1, 4)``.
+        sequence: the data, with the truth and the attributes.
+        run: what the tracker said.
+        measured: by protocol name.
+        scores: by protocol name.
+        present: frames with a usable true box that is not flagged hidden, bool ``(N,)``.
+        overlap: IoU with the truth, float64 ``(N,)``; NaN where not present.
     """
 
-    name: str
-    frames: int
-    absent: int
-    lost: int
-    score: Score
-    fps: float
-    fps_end_to_end: float
-    curves: Curves = field(repr=False)
-    confidence: FloatArray = field(repr=False)
+    sequence: Sequence
+    run: SequenceRun = field(repr=False)
+    measured: Mapping[str, Measured] = field(repr=False)
+    scores: Mapping[str, Score]
+    present: BoolArray = field(repr=False)
     overlap: FloatArray = field(repr=False)
-    truth: FloatArray = field(repr=False)
 
     @property
-    def presence_auroc(self) -> float:
-        return presence_auroc(self.confidence, self.truth)
+    def name(self) -> str:
+        return self.sequence.name
 
     @property
-    def on_target_auroc(self) -> float:
-        return on_target_auroc(self.confidence, self.overlap, self.truth)
+    def frames(self) -> int:
+        return len(self.sequence)
+
+    @property
+    def absent(self) -> int:
+        """Frames without a visible target."""
+        return int((~self.present).sum())
+
+    @property
+    def lost(self) -> int | None:
+        """Frames that the tracker called lost; ``None`` where it was not asked."""
+        return None if self.run.lost is None else int(self.run.lost.sum())
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -78,35 +74,32 @@ class SequenceReport:
             "frames": self.frames,
             "absent": self.absent,
             "lost": self.lost,
-            **asdict(self.score),
-            "presence_auroc": self.presence_auroc,
-            "on_target_auroc": self.on_target_auroc,
-            "fps": self.fps,
-            "fps_end_to_end": self.fps_end_to_end,
+            "protocols": {name: dict(score) for name, score in self.scores.items()},
+            **_confidence_figures([self]),
+            "fps": self.run.fps,
+            "fps_end_to_end": self.run.fps_end_to_end,
         }
 
 
-def score_run(run: SequenceRun, sequence: data.Sequence, protocol: Protocol) -> SequenceReport:
+def score_run(run: SequenceRun, sequence: Sequence, protocols: Iterable[Protocol]) -> SequenceReport:
     """Compare a run with the truth.
 
     Raises:
         UserError: the run's boxes cannot be scored (NaN, or a negative side).
     """
-    boxes = as_written(run.boxes)
-    curves = protocol.curves(boxes, sequence.truth)
-    valid = usable_truth(sequence.truth)
+    protocols = tuple(protocols)
+    size = image_size(sequence) if any(p.needs_image_size for p in protocols) else None
+    measured = {p.name: p.measure(run.boxes, sequence, size) for p in protocols}
+    present = usable_truth(sequence.truth)
+    if sequence.visible is not None:
+        present &= sequence.visible
     return SequenceReport(
-        name=run.name,
-        frames=len(sequence),
-        absent=int((~valid).sum()),
-        lost=int(run.lost.sum()),
-        score=protocol.reduce(curves),
-        fps=run.fps,
-        fps_end_to_end=run.fps_end_to_end,
-        curves=curves,
-        confidence=run.confidences[1:],
-        overlap=np.where(valid, iou(boxes, sequence.truth), np.nan)[1:],
-        truth=sequence.truth[1:],
+        sequence=sequence,
+        run=run,
+        measured=measured,
+        scores={p.name: p.score(measured[p.name]) for p in protocols},
+        present=present,
+        overlap=np.where(present, iou(run.boxes, sequence.truth), np.nan),
     )
 
 
@@ -115,137 +108,102 @@ class Report:
     """One tracker's numbers on one data set.
 
     Attributes:
-        subject: what was measured (bundle, engine, threads …), for the JSON.
-        label: the same in a few words, for the table.
+        label: the tracker in a few words.
+        dataset: name of the data set, as a path shows it.
+        protocols: the first is the one that tables lead with.
+        sequences: those that were run and scored.
+        failures: those that could not be.
         planned: how many sequences there were to run; fewer are here after an interruption.
+        subject: what was measured (bundle, engine, threads …), for programs.
     """
 
     label: str
     dataset: str
-    protocol: Protocol
+    protocols: tuple[Protocol, ...]
     sequences: tuple[SequenceReport, ...]
     failures: tuple[SequenceFailure, ...] = ()
     planned: int = 0
     subject: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def score(self) -> Score:
-        return self.protocol.overall([s.curves for s in self.sequences])
+    def protocol(self) -> Protocol:
+        """The one that tables lead with."""
+        return self.protocols[0]
+
+    def pooled(self, protocol: Protocol) -> Measured:
+        """The curves over all sequences."""
+        return pool([s.measured[protocol.name] for s in self.sequences], protocol.thresholds)
+
+    def score(self, protocol: Protocol | None = None) -> Score:
+        """The numbers over all sequences, by the leading protocol unless another is named."""
+        protocol = protocol or self.protocol
+        return protocol.score(self.pooled(protocol))
 
     @property
     def frames(self) -> int:
         return sum(s.frames for s in self.sequences)
 
     @property
+    def absent(self) -> int:
+        return sum(s.absent for s in self.sequences)
+
+    @property
     def fps(self) -> float:
-        return _median(s.fps for s in self.sequences)
+        """Median over sequences, of the time in ``update`` alone."""
+        return _median(s.run.fps for s in self.sequences)
 
     @property
     def fps_end_to_end(self) -> float:
-        return _median(s.fps_end_to_end for s in self.sequences)
-
-    @property
-    def presence_auroc(self) -> float:
-        """Over the tracked frames of all sequences in one pool."""
-        if not self.sequences:
-            return math.nan
-        confidence, _, truth = self._pool()
-        return presence_auroc(confidence, truth)
-
-    @property
-    def on_target_auroc(self) -> float:
-        """Over the tracked frames of all sequences in one pool."""
-        return on_target_auroc(*self._pool()) if self.sequences else math.nan
+        """Median over sequences, decoding included."""
+        return _median(s.run.fps_end_to_end for s in self.sequences)
 
     @property
     def complete(self) -> bool:
         return not self.failures and len(self.sequences) == self.planned
 
-    def _pool(self) -> tuple[FloatArray, FloatArray, FloatArray]:
-        return (
-            np.concatenate([s.confidence for s in self.sequences]),
-            np.concatenate([s.overlap for s in self.sequences]),
-            np.concatenate([s.truth for s in self.sequences]),
-        )
+    @property
+    def confidence_figures(self) -> dict[str, float]:
+        """AUROC of the confidence, over the tracked frames of all sequences in one pool; NaN if not known."""
+        return _confidence_figures(self.sequences)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, in types that JSON knows; NaN (no such frames) is None."""
+        lost = [s.lost for s in self.sequences if s.lost is not None]
+        protocols = {}
+        for protocol in self.protocols:
+            pooled = self.pooled(protocol)
+            protocols[protocol.name] = {
+                **protocol.score(pooled),
+                "curves": {
+                    "success": pooled.success.tolist(),
+                    "precision": pooled.precision.tolist(),
+                    "normalized_precision": pooled.normalized.tolist(),
+                },
+            }
         result = {
-            **self.subject,
             "label": self.label,
-            "dataset": self.dataset,
-            "protocol": self.protocol.name,
+            **self.subject,
             "complete": self.complete,
             "planned": self.planned,
             "overall": {
                 "sequences": len(self.sequences),
                 "frames": self.frames,
-                "absent": sum(s.absent for s in self.sequences),
-                "lost": sum(s.lost for s in self.sequences),
-                **asdict(self.score),
-                "presence_auroc": self.presence_auroc,
-                "on_target_auroc": self.on_target_auroc,
+                "absent": self.absent,
+                "lost": sum(lost) if lost else None,
+                **self.confidence_figures,
                 "fps_median": self.fps,
                 "fps_end_to_end_median": self.fps_end_to_end,
             },
-            "success_curve": mean_curves([s.curves for s in self.sequences]).success.tolist(),
-            "fps_means": FPS_NOTE,
+            "protocols": protocols,
             "sequences": [s.to_dict() for s in self.sequences],
             "failures": [asdict(f) for f in self.failures],
         }
-        cleaned: dict[str, Any] = _without_nan(result)
+        cleaned: dict[str, Any] = without_nan(result)
         return cleaned
-
-    def table(self) -> Table:
-        """The numbers for a terminal: a row a sequence, the whole set below."""
-        table = Table(
-            title=escape(f"{self.label} on {self.dataset}, protocol {self.protocol.name}"),
-            title_justify="left",
-            box=box.SIMPLE,
-            show_edge=False,
-            pad_edge=False,
-            show_footer=True,
-        )
-        score = self.score
-        count = len(self.sequences)
-        name = f"{count} sequence{'s' if count != 1 else ''}"
-        auc, precision, normalized = self.protocol.columns
-        name += f" of {self.planned}" if count < self.planned else ""
-        table.add_column("sequence", name, no_wrap=True)
-        for header, footer in (
-            ("frames", str(self.frames)),
-            ("absent", str(sum(s.absent for s in self.sequences))),
-            (auc, _ratio(score.auc)),
-            (precision, _ratio(score.precision)),
-            (normalized, _ratio(score.normalized_precision)),
-            ("FPS", _rate(self.fps)),
-            ("e2e", _rate(self.fps_end_to_end)),
-        ):
-            table.add_column(header, footer, justify="right")
-        for s in self.sequences:
-            table.add_row(
-                escape(s.name),
-                str(s.frames),
-                str(s.absent),
-                _ratio(s.score.auc),
-                _ratio(s.score.precision),
-                _ratio(s.score.normalized_precision),
-                _rate(s.fps),
-                _rate(s.fps_end_to_end),
-            )
-        return table
-
-    def notes(self) -> list[str]:
-        """The lines below the table: the confidence's numbers, and what FPS means."""
-        return [
-            f"confidence, AUROC over all tracked frames: target present / absent {_ratio(self.presence_auroc)}, "
-            f"on target (IoU > 0.5) / off it (< 0.1) {_ratio(self.on_target_auroc)}",
-            FPS_NOTE,
-        ]
 
 
 def write_json(value: Any, path: Path | None) -> str:
-    """``value`` (of :meth:`Report.to_dict`) as JSON text; written to ``path`` if there is one.
+    """``value`` as JSON text; written to ``path`` if there is one.
 
     Raises:
         UserError: it cannot be written.
@@ -257,22 +215,29 @@ def write_json(value: Any, path: Path | None) -> str:
     return text
 
 
+def without_nan(value: Any) -> Any:
+    """The same with None for every number that is not finite, since JSON has no other."""
+    if isinstance(value, Mapping):
+        return {key: without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _confidence_figures(sequences: Iterable[SequenceReport]) -> dict[str, float]:
+    """Over the tracked frames (all but the first, which the tracker was given) of those that have confidences."""
+    known = [(s.run.confidences, s) for s in sequences if s.run.confidences is not None]
+    if not known:
+        return {"presence_auroc": math.nan, "on_target_auroc": math.nan}
+    confidence = np.concatenate([confidences[1:] for confidences, _ in known])
+    overlap = np.concatenate([s.overlap[1:] for _, s in known])
+    present = np.concatenate([s.present[1:] for _, s in known])
+    return {
+        "presence_auroc": auroc(confidence, present),
+        "on_target_auroc": on_target_auroc(confidence, overlap),
+    }
+
+
 def _median(values: Iterable[float]) -> float:
     finite = [value for value in values if math.isfinite(value)]
     return float(np.median(finite)) if finite else math.nan
-
-
-def _ratio(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.3f}"
-
-
-def _rate(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.1f}" if value < 100 else f"{value:.0f}"
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

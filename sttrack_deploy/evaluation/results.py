@@ -1,45 +1,242 @@
-"""Result files: what a tracker said in each sequence, a line a frame."""
+"""Result files: writing a run as it goes, knowing it again, and reading any tracker's files."""
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from sttrack_deploy.evaluation.runner import SequenceRun
-from sttrack_deploy.files import atomic_path
+from sttrack_deploy.errors import UserError
+from sttrack_deploy.evaluation.layouts import LAYOUTS, Layout, box_lines
+from sttrack_deploy.evaluation.sequence import Sequence
+from sttrack_deploy.evaluation.sequence_run import SequenceRun
+from sttrack_deploy.files import atomic_path, sha256_of
 
-__all__ = ["as_written", "write_run"]
+__all__ = ["ResultFolder", "as_written", "find_results", "read_boxes", "read_run"]
 
 FloatArray = npt.NDArray[np.float64]
 
+RECORD_SCHEMA = 1
+_SEARCH_DEPTH = 4
 
-def as_written(boxes: FloatArray) -> FloatArray:
-    """The boxes as a reader of the file will see them.
 
-    Scores are computed from these, so that scoring the files later gives the same numbers to the last bit.
+def as_written(run: SequenceRun, layout: Layout) -> SequenceRun:
+    """The run as a reader of its file will see it.
+
+    Scores are computed from this, so that scoring the files later gives the same numbers to the last bit.
     """
-    return np.array([[float(value) for value in line.split(",")] for line in _box_lines(boxes)], np.float64)
+    lines = box_lines(run.boxes, ",", layout.decimals)
+    boxes = np.array([[float(value) for value in line.split(",")] for line in lines], np.float64)
+    return dataclasses.replace(run, boxes=boxes.reshape(-1, 4))
 
 
-def write_run(run: SequenceRun, folder: Path) -> tuple[Path, ...]:
-    """Write ``<name>.txt`` (x,y,w,h, two decimals), ``<name>_confidence.txt`` and ``<name>_time.txt`` (seconds).
+@dataclass(frozen=True, slots=True)
+class ResultFolder:
+    """One run on one data set, on disk.
+
+    Attributes:
+        folder: the run's own.
+        layout: how its files are named and written.
+        identity: what decides the boxes (graphs, engine, policy): a sequence that another identity made is run
+            again.
+    """
+
+    folder: Path
+    layout: Layout
+    identity: Mapping[str, Any]
+
+    def write(self, run: SequenceRun, sequence: Sequence) -> None:
+        """Write boxes, times, confidences, and last the record that calls the sequence finished.
+
+        Raises:
+            UserError: the folder cannot be written, or the disk is full.
+        """
+        boxes_path = self.layout.boxes_path(self.folder, sequence)
+        record_path = self.layout.record_path(self.folder, sequence)
+        if record_path.is_file():
+            record_path.unlink()  # it vouches for the files that are about to change
+        _write_lines(boxes_path, box_lines(run.boxes, self.layout.delimiter, self.layout.decimals))
+        times_path = self.layout.times_path(self.folder, sequence)
+        if times_path is not None and run.times is not None:
+            _write_lines(times_path, [f"{value:.6f}" for value in run.times])
+        if run.confidences is not None:
+            # Nine digits carry a float32 confidence exactly.
+            _write_lines(
+                self.layout.confidence_path(self.folder, sequence), [f"{v:.9g}" for v in run.confidences]
+            )
+        record = {
+            "schema": RECORD_SCHEMA,
+            **self._expected(sequence),
+            "boxes_sha256": sha256_of(boxes_path),
+            "wall_seconds": round(run.wall, 6) if np.isfinite(run.wall) else None,
+            "lost_frames": None if run.lost is None else np.flatnonzero(run.lost).tolist(),
+        }
+        with atomic_path(record_path) as temporary:
+            temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+    def finished(self, sequence: Sequence) -> SequenceRun | None:
+        """The run of a sequence that this identity finished, or ``None`` if it must be run (again)."""
+        record = _read_record(self.layout.record_path(self.folder, sequence))
+        expected = {"schema": RECORD_SCHEMA, **self._expected(sequence)}
+        if record is None or any(record.get(key) != value for key, value in expected.items()):
+            return None
+        boxes_path = self.layout.boxes_path(self.folder, sequence)
+        if not boxes_path.is_file() or sha256_of(boxes_path) != record.get("boxes_sha256"):
+            return None
+        try:
+            return read_run(self.folder, self.layout, sequence)
+        except UserError:  # damaged since: running again mends it
+            return None
+
+    def _expected(self, sequence: Sequence) -> dict[str, Any]:
+        """What must be the same for a finished sequence to count."""
+        return {
+            "identity": dict(self.identity),
+            "sequence": sequence.name,
+            "frames": len(sequence),
+            "first_box": [float(value) for value in sequence.truth[0]],
+            "decimals": self.layout.decimals,
+        }
+
+
+def read_run(folder: Path, layout: Layout, sequence: Sequence) -> SequenceRun:
+    """One sequence's result of any tracker; what is not there beside the boxes is left open.
 
     Raises:
-        UserError: the folder cannot be written, or the disk is full.
+        UserError: no such file, malformed, or not as many boxes as the sequence has frames.
     """
-    files = {
-        f"{run.name}.txt": _box_lines(run.boxes),
-        # Nine digits carry a float32 confidence exactly.
-        f"{run.name}_confidence.txt": [f"{value:.9g}" for value in run.confidences],
-        f"{run.name}_time.txt": [f"{value:.6f}" for value in run.times],
-    }
-    for name, lines in files.items():
-        with atomic_path(folder / name) as temporary:
-            temporary.write_text("\n".join(lines) + "\n", encoding="ascii")
-    return tuple(folder / name for name in files)
+    if not layout.has(folder, sequence):
+        # Not every tool files the odd names as its toolkit does.
+        sequence = _plain(sequence)
+    boxes_path = layout.boxes_path(folder, sequence)
+    boxes = read_boxes(boxes_path)
+    if len(boxes) != len(sequence):
+        raise UserError(
+            f"{boxes_path} has {len(boxes)} boxes, but {sequence.name} has {len(sequence)} frames; "
+            "there must be one line a frame, the first frame included"
+        )
+    record = _read_record(layout.record_path(folder, sequence)) or {}
+    lost_frames, wall = record.get("lost_frames"), record.get("wall_seconds")
+    lost = None
+    if isinstance(lost_frames, list):
+        lost = np.isin(np.arange(len(sequence)), lost_frames)
+    return SequenceRun(
+        name=sequence.name,
+        boxes=boxes,
+        confidences=_read_column(layout.confidence_path(folder, sequence), len(sequence)),
+        lost=lost,
+        times=_read_column(layout.times_path(folder, sequence), len(sequence)),
+        wall=float(wall) if isinstance(wall, int | float) else float("nan"),
+    )
 
 
-def _box_lines(boxes: FloatArray) -> list[str]:
-    return [",".join(f"{value:.2f}" for value in box) for box in boxes]
+def read_boxes(path: Path) -> FloatArray:
+    """x, y, w, h a line, float64 ``(N, 4)``; commas, tabs or spaces between.
+
+    Raises:
+        UserError: unreadable, or a line is not four numbers.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read the results {path}: {error}") from error
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            row = [float(value) for value in line.replace(",", " ").split()]
+        except ValueError:
+            row = []
+        if len(row) != 4:
+            raise UserError(f"{path}, line {number} is not four numbers x,y,w,h: {line[:80]!r}")
+        rows.append(row)
+    return np.array(rows, np.float64).reshape(-1, 4)
+
+
+def find_results(root: Path, sequences: list[Sequence], dataset: str) -> dict[str, tuple[Path, Layout]]:
+    """The trackers' results below a folder: by label, where they lie and in which layout.
+
+    The folder may be one run's own, or hold several trackers. A label is the path below ``root``, without the
+    data set's name.
+
+    Raises:
+        UserError: there is no such folder, or nothing in it belongs to a sequence of the data set.
+    """
+    if not root.is_dir():
+        raise UserError(
+            f"the results' folder {root} {'is not a folder' if root.exists() else 'does not exist'}"
+        )
+    found: dict[str, tuple[Path, Layout]] = {}
+    for folder in _folders(root, _SEARCH_DEPTH):
+        layout = _layout_of(folder, sequences)
+        if layout is None:
+            continue
+        parts = [part for part in folder.relative_to(root).parts if part != dataset]
+        label = "/".join(parts) or (root.parent.name if root.name == dataset else root.name)
+        if label in found:
+            raise UserError(
+                f"{root} holds two results of {label!r}: {found[label][0]} and {folder}; "
+                "name one of them with --results LABEL=DIR"
+            )
+        found[label] = (folder, layout)
+    if not found:
+        raise UserError(
+            f"{root} holds no results for {dataset}: no {sequences[0].name}.txt (or {sequences[0].name}/"
+            f"{sequences[0].name}_001.txt) or another of its {len(sequences)} sequences, {_SEARCH_DEPTH} folders deep"
+        )
+    return found
+
+
+def _layout_of(folder: Path, sequences: list[Sequence]) -> Layout | None:
+    """The first layout that has a file for one of the sequences here."""
+    flat = "otb" if (folder / "times").is_dir() else "pytracking"
+    for name in (flat, "got10k"):
+        if any(LAYOUTS[name].has(folder, s) or LAYOUTS[name].has(folder, _plain(s)) for s in sequences):
+            return LAYOUTS[name]
+    return None
+
+
+def _plain(sequence: Sequence) -> Sequence:
+    """The same, filed under the data set's own name for it."""
+    return dataclasses.replace(sequence, filed_as={})
+
+
+def _folders(root: Path, depth: int) -> list[Path]:
+    """``root`` and the folders below it, sorted."""
+    folders = [root]
+    if depth:
+        with os.scandir(root) as entries:
+            below = sorted(Path(e.path) for e in entries if e.is_dir() and not e.name.startswith("."))
+        for folder in below:
+            folders += _folders(folder, depth - 1)
+    return folders
+
+
+def _write_lines(path: Path, lines: list[str]) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="ascii")
+
+
+def _read_record(path: Path) -> dict[str, Any] | None:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def _read_column(path: Path | None, length: int) -> FloatArray | None:
+    """One number a line; ``None`` where there is no such file, or it does not fit."""
+    if path is None:
+        return None
+    try:
+        values = np.array([float(word) for word in path.read_text(encoding="utf-8").split()], np.float64)
+    except (OSError, ValueError):
+        return None
+    return values if len(values) == length and np.isfinite(values).all() else None

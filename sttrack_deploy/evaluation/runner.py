@@ -20,23 +20,19 @@ import numpy.typing as npt
 from sttrack_deploy.bundle import open_bundle
 from sttrack_deploy.engines.registry import DEFAULT_BACKEND, create_engine
 from sttrack_deploy.errors import UserError
-from sttrack_deploy.evaluation.dataset import Sequence, frames_of
+from sttrack_deploy.evaluation.sequence import Sequence, frames_of
+from sttrack_deploy.evaluation.sequence_run import SequenceFailure, SequenceRun
 from sttrack_deploy.geometry import Box
 from sttrack_deploy.runtime.tracker import Tracker, TrackResult
 
 __all__ = [
     "BundleTracker",
     "Progress",
-    "SequenceFailure",
-    "SequenceRun",
     "SingleTargetTracker",
     "run_sequence",
     "run_sequences",
     "threads_each",
 ]
-
-FloatArray = npt.NDArray[np.float64]
-BoolArray = npt.NDArray[np.bool_]
 
 Progress = Callable[[int], None]
 """Told how many more frames are done."""
@@ -48,45 +44,6 @@ class SingleTargetTracker(Protocol):
     def init(self, frame: npt.NDArray[np.uint8], box: Box) -> None: ...
 
     def update(self, frame: npt.NDArray[np.uint8]) -> TrackResult: ...
-
-
-@dataclass(frozen=True, slots=True)
-class SequenceRun:
-    """What the tracker said in one sequence; frame 0 is the one it was started on.
-
-    Attributes:
-        boxes: x, y, w, h in pixels, float64 ``(N, 4)``; the first is the truth that it was given.
-        confidences: float64 ``(N,)``, 0..1; the first is 1.
-        lost: bool ``(N,)``; the first is False.
-        times: seconds, float64 ``(N,)``: ``init`` for the first frame, ``update`` alone for the others.
-        wall: seconds from opening the video to the last box: decoding, ``init`` and every ``update``.
-    """
-
-    name: str
-    boxes: FloatArray
-    confidences: FloatArray
-    lost: BoolArray
-    times: FloatArray
-    wall: float
-
-    @property
-    def fps(self) -> float:
-        """Tracked frames (without the first) over the time in ``update``: cropping and inference, no decoding."""
-        busy = float(self.times[1:].sum())
-        return (len(self.times) - 1) / busy if busy > 0 else float("nan")
-
-    @property
-    def fps_end_to_end(self) -> float:
-        """All frames over the wall time, decoding included."""
-        return len(self.times) / self.wall if self.wall > 0 else float("nan")
-
-
-@dataclass(frozen=True, slots=True)
-class SequenceFailure:
-    """A sequence that could not be run, and why in one line."""
-
-    name: str
-    error: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,35 +22,50 @@ def accuracy_of(report_path: Path, manifest: Manifest) -> Mapping[str, Any]:
     Exports are deterministic, so a bundle that was measured can be exported again with its figures.
 
     Args:
-        report_path: written by ``sttrack-eval --json``.
+        report_path: written by ``sttrack-eval --json``; it may hold other trackers too.
         manifest: of the bundle that the figures are for.
 
     Raises:
         UserError: not such a report, incomplete, or measured on other graphs or with another lost handling.
     """
     try:
-        report = json.loads(report_path.read_text(encoding="utf-8"))
-        measured = (report["bundle"]["template_sha256"], report["bundle"]["search_sha256"])
-        facts = {key: report[key] for key in ("dataset", "protocol", "overall", "sequences")}
-        policy, complete = report["tracking"], report["complete"]
-        engine = report["engine"]["name"]
+        document = json.loads(report_path.read_text(encoding="utf-8"))
+        trackers = [tracker for tracker in document["trackers"] if "bundle" in tracker]
+        graphs = manifest.template.sha256, manifest.search.sha256
+        same = [
+            tracker
+            for tracker in trackers
+            if (tracker["bundle"]["template_sha256"], tracker["bundle"]["search_sha256"]) == graphs
+        ]
+        if not same:
+            raise UserError(
+                f"the report {report_path} was measured on other graphs; evaluate this bundle first"
+            )
+        policy = dataclasses.asdict(manifest.tracking)
+        report = next((tracker for tracker in same if tracker["tracking"] == policy), None)
+        if report is None:
+            raise UserError(
+                f"the report {report_path} was measured with another lost handling: {same[0]['tracking']}"
+            )
+        if not report["complete"]:
+            raise UserError(
+                f"the report {report_path} is of an unfinished evaluation; run sttrack-eval again"
+            )
+        return {
+            "dataset": document["dataset"],
+            "protocol": document["protocol"],
+            "engine": report["engine"]["name"],
+            "overall": _without_speed(report["overall"]),
+            "protocols": {
+                name: {key: value for key, value in score.items() if key != "curves"}
+                for name, score in report["protocols"].items()
+            },
+            "sequences": [_without_speed(sequence) for sequence in report["sequences"]],
+        }
     except OSError as error:
         raise UserError(f"cannot read the report {report_path}: {error.strerror or error}") from error
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{report_path} is not a report of sttrack-eval --json ({error!r})") from error
-    if not complete:
-        raise UserError(f"the report {report_path} is of an unfinished evaluation; run sttrack-eval again")
-    if measured != (manifest.template.sha256, manifest.search.sha256):
-        raise UserError(f"the report {report_path} was measured on other graphs; evaluate this bundle first")
-    if policy != dataclasses.asdict(manifest.tracking):
-        raise UserError(f"the report {report_path} was measured with another lost handling: {policy}")
-    return {
-        "dataset": facts["dataset"],
-        "protocol": facts["protocol"],
-        "engine": engine,
-        "overall": _without_speed(facts["overall"]),
-        "sequences": [_without_speed(sequence) for sequence in facts["sequences"]],
-    }
 
 
 def _without_speed(figures: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,17 +8,9 @@ import numpy as np
 import pytest
 from moving_square import RedTracker, truth_of, write_bundle, write_sequence
 
-from sttrack_deploy.evaluation.dataset import read_folder
-from sttrack_deploy.evaluation.metrics import PYTRACKING
-from sttrack_deploy.evaluation.report import score_run
-from sttrack_deploy.evaluation.results import as_written, write_run
-from sttrack_deploy.evaluation.runner import (
-    SequenceFailure,
-    SequenceRun,
-    run_sequence,
-    run_sequences,
-    threads_each,
-)
+from sttrack_deploy.evaluation.datasets.folder import read_folder
+from sttrack_deploy.evaluation.runner import run_sequence, run_sequences, threads_each
+from sttrack_deploy.evaluation.sequence_run import SequenceFailure, SequenceRun
 from sttrack_deploy.runtime.tracker import TrackResult
 
 
@@ -116,22 +108,6 @@ def test_threads_are_shared_between_workers(monkeypatch):
     assert threads_each(None, 3) == 2
     assert threads_each(None, 99) == 1
     assert threads_each(5, 3) == 5
-
-
-def test_result_files_score_as_the_run_did(sequences, tmp_path):
-    make = RedTracker(write_bundle(tmp_path / "bundle"))
-    run = run_sequence(make(), sequences[1])
-    written = write_run(run, tmp_path / "results")
-    assert [path.name for path in written] == ["b.txt", "b_confidence.txt", "b_time.txt"]
-    boxes = np.loadtxt(written[0], delimiter=",")
-    np.testing.assert_array_equal(boxes, as_written(run.boxes))
-    np.testing.assert_array_equal(
-        np.loadtxt(written[1], dtype=np.float32), run.confidences.astype(np.float32)
-    )
-    assert len(np.loadtxt(written[2])) == 9
-    report = score_run(run, sequences[1], PYTRACKING)
-    assert report.score == PYTRACKING.reduce(PYTRACKING.curves(boxes, sequences[1].truth))
-    assert report.score.auc > 0.7
 
 
 @dataclass(frozen=True)

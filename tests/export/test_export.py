@@ -166,25 +166,31 @@ def test_a_full_disk_leaves_nothing(
 
 def report_on(of: Bundle, /, **changes: object) -> str:
     m = of.manifest
-    report: dict[str, object] = {
+    tracker: dict[str, object] = {
         "bundle": {"template_sha256": m.template.sha256, "search_sha256": m.search.sha256},
         "tracking": asdict(m.tracking),
         "engine": {"name": "onnxruntime"},
-        "dataset": "folder",
-        "protocol": "pytracking",
         "complete": True,
-        "overall": {"success_auc": 0.5, "fps_median": 100.0},
-        "sequences": [{"name": "a", "success_auc": 0.5, "fps": 100.0}],
+        "overall": {"presence_auroc": 0.5, "fps_median": 100.0},
+        "protocols": {"pytracking": {"auc": 0.5, "curves": {"success": [1.0, 0.0]}}},
+        "sequences": [{"name": "a", "protocols": {"pytracking": {"auc": 0.5}}, "fps": 100.0}],
     }
-    return json.dumps({**report, **changes})
+    others = [
+        {"label": "KCF", "results": "KCF"},
+        {**tracker, "bundle": dict.fromkeys(("template_sha256", "search_sha256"))},
+    ]
+    return json.dumps(
+        {"dataset": "folder", "protocol": "pytracking", "trackers": [*others, {**tracker, **changes}]}
+    )
 
 
 def test_measured_accuracy_is_recorded_without_speed(tiny_bundle: Bundle, tmp_path: Path) -> None:
     path = tmp_path / "report.json"
     path.write_text(report_on(tiny_bundle))
     recorded = accuracy_of(path, tiny_bundle.manifest)
-    assert recorded["overall"] == {"success_auc": 0.5}
-    assert recorded["sequences"] == [{"name": "a", "success_auc": 0.5}]
+    assert recorded["overall"] == {"presence_auroc": 0.5}
+    assert recorded["protocols"] == {"pytracking": {"auc": 0.5}}
+    assert recorded["sequences"] == [{"name": "a", "protocols": {"pytracking": {"auc": 0.5}}}]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from sttrack_deploy.errors import UserError
-from sttrack_deploy.evaluation.metrics import auroc
+from sttrack_deploy.evaluation.confidence import auroc
 from sttrack_deploy.files import atomic_path
 from sttrack_deploy.models.network import STTrack
 from sttrack_deploy.models.training.clip_forward import LikenessProbe, forward_clip

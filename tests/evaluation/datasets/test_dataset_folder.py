@@ -1,35 +1,34 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
-from moving_square import truth_of, write_sequence
+from miniatures import boxes, write_images, write_text
 
 from sttrack_deploy.errors import UserError
-from sttrack_deploy.evaluation.dataset import frames_of, read_folder, select
+from sttrack_deploy.evaluation.datasets.folder import read_folder
 
 
 @pytest.fixture
 def folder(tmp_path):
-    write_sequence(tmp_path, "b_images", frames=12, absent=(3,))
-    write_sequence(tmp_path, "a_video", video=True)
+    write_images(tmp_path / "b_images", "%d.png", range(12))
+    write_text(tmp_path / "b_images.txt", boxes(3) + "nan,nan,nan,nan\n" + boxes(8))
+    (tmp_path / "a_video.mp4").write_bytes(b"")
+    write_text(tmp_path / "a_video.txt", boxes(8))
     return tmp_path
 
 
 def test_reads_videos_and_image_folders_sorted_by_name(folder):
-    sequences = read_folder(folder)
-    assert [s.name for s in sequences] == ["a_video", "b_images"]
-    np.testing.assert_array_equal(sequences[1].truth, truth_of(12, (3,)))
-    assert sequences[0].truth.dtype == np.float64
-    assert [len(list(frames_of(s))) for s in sequences] == [8, 12]
-
-
-def test_images_come_in_natural_order(folder):
-    # 10.png after 9.png: the square moves right all the time.
-    frames = list(frames_of(read_folder(folder)[1]))
-    lefts = [np.nonzero(f[:, :, 2] > 200)[1].min() for n, f in enumerate(frames) if n != 3]
-    assert lefts == sorted(lefts)
-    assert frames[0].dtype == np.uint8
-    assert frames[0].shape == (120, 160, 3)
+    video, images = read_folder(folder)
+    assert (video.name, video.source) == ("a_video", folder / "a_video.mp4")
+    assert (images.name, images.source) == ("b_images", folder / "b_images")
+    assert images.truth.dtype == np.float64
+    assert images.truth.shape == (12, 4)
+    np.testing.assert_array_equal(images.truth[2:4], [[3, 2, 3, 4], [math.nan] * 4])
+    assert {(s.dataset, s.scorable, s.visible, s.attributes) for s in (video, images)} == {
+        ("folder", True, None, ())
+    }
 
 
 def test_other_hidden_and_unlabelled_files_are_left_aside(folder):
@@ -39,24 +38,6 @@ def test_other_hidden_and_unlabelled_files_are_left_aside(folder):
     (folder / "unlabelled.mp4").write_text("")
     (folder / "empty_folder").mkdir()
     assert [s.name for s in read_folder(folder)] == ["a_video", "b_images"]
-
-
-@pytest.mark.parametrize(
-    ("pattern", "names"),
-    [
-        (None, ["a_video", "b_images"]),
-        ("b_*", ["b_images"]),
-        ("a_video,b_images", ["a_video", "b_images"]),
-        ("*_[vw]*", ["a_video"]),
-    ],
-)
-def test_select(folder, pattern, names):
-    assert [s.name for s in select(read_folder(folder), pattern)] == names
-
-
-def test_select_of_nothing_names_what_there_is(folder):
-    with pytest.raises(UserError, match=r"no sequence matches 'x\*'; there are 2: a_video, b_images"):
-        select(read_folder(folder), "x*")
 
 
 def test_missing_folder(tmp_path):
@@ -109,22 +90,9 @@ def test_malformed_truth(folder, text, message):
         read_folder(folder)
 
 
-@pytest.mark.parametrize("lines", [6, 9])
-def test_frame_count_unlike_the_truth_gives_both_counts(folder, lines):
-    for name in ("a_video", "b_images"):
-        (folder / f"{name}.txt").write_text("1,2,3,4\n" * lines)
-    for sequence, frames in zip(read_folder(folder), (8, 12), strict=True):
-        with pytest.raises(UserError, match=f"has {frames} frames, but its ground truth has {lines} lines"):
-            list(frames_of(sequence))
-
-
-def test_a_damaged_video_is_named(folder):
-    (folder / "a_video.mp4").write_bytes(b"not a video")
-    with pytest.raises(UserError, match=r"cannot open the video .*a_video\.mp4"):
-        list(frames_of(read_folder(folder)[0]))
-
-
-def test_a_damaged_image_is_named(folder):
-    (folder / "b_images" / "4.png").write_bytes(b"not an image")
-    with pytest.raises(UserError, match=r"cannot read the image .*4\.png"):
-        list(frames_of(read_folder(folder)[1]))
+def test_a_part_goes_without_texts_that_lack_their_video(folder):
+    write_text(folder / "c.txt", boxes(1))
+    assert [s.name for s in read_folder(folder, partial=True)] == ["a_video", "b_images"]
+    (folder / "a_video.avi").write_bytes(b"")
+    with pytest.raises(UserError, match="keep one"):
+        read_folder(folder, partial=True)

@@ -1,0 +1,211 @@
+"""``trackers.ini`` of a VOT workspace: this tracker's section, and putting it among the others'."""
+
+from __future__ import annotations
+
+import configparser
+import os
+import re
+import shlex
+import sys
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+import sttrack_deploy
+from sttrack_deploy.errors import UsageError, UserError
+from sttrack_deploy.evaluation.vot.trax_server import ENVIRONMENT_PREFIX
+from sttrack_deploy.files import atomic_path
+
+__all__ = ["CONFIG", "TRACKERS", "Change", "TrackerEntry", "as_identifier", "merge", "write_entry"]
+
+TRACKERS = "trackers.ini"
+CONFIG = "config.yaml"
+"""What ``vot initialize`` writes: a folder that has it is a workspace."""
+
+SERVER = "sttrack_deploy.evaluation.vot.trax_server"
+
+_IDENTIFIER = re.compile(
+    "[a-zA-Z0-9_][a-zA-Z0-9_-]*"
+)  # a hyphen first would be an option on the command line
+_HEADER = re.compile(r"\[(.+)\]")
+
+
+class Change(str, Enum):
+    """What happened to a section."""
+
+    ADDED = "added"
+    REPLACED = "replaced"
+    UNCHANGED = "unchanged"
+
+
+@dataclass(frozen=True, slots=True)
+class TrackerEntry:
+    """One section of ``trackers.ini``.
+
+    Attributes:
+        identifier: the section's name, what is typed after ``vot evaluate``; also the label in reports.
+        bundle: absolute, because the toolkit starts trackers in a temporary folder.
+        lost_below, recover: ``None`` keeps what the bundle says.
+    """
+
+    identifier: str
+    bundle: Path
+    engine: str
+    threads: int | None = None
+    lost_below: float | None = None
+    recover: bool | None = None
+
+    def options(self) -> dict[str, str]:
+        """The section's keys and values, not escaped.
+
+        Raises:
+            UsageError: the toolkit could not take the identifier, or would not read a path as it is.
+        """
+        check_identifier(self.identifier)
+        # The toolkit replaces PYTHONPATH by ``paths``; a package that is not installed would not be found.
+        package = str(Path(sttrack_deploy.__file__).resolve().parents[1])
+        options = {
+            "label": self.identifier,
+            "protocol": "traxpython",
+            "command": SERVER,
+            # The toolkit's own Python would be taken otherwise; it may live in another environment.
+            "python": shlex.quote(sys.executable),
+            "paths": package,
+        }
+        settings = {
+            "bundle": str(self.bundle.absolute()),
+            "engine": self.engine,
+            "threads": self.threads,
+            "lost_below": self.lost_below,
+            "recover": None if self.recover is None else int(self.recover),
+        }
+        for name, value in settings.items():
+            if value is not None:
+                # traxpython passes no arguments; the environment is all that reaches the server.
+                options[f"env_{ENVIRONMENT_PREFIX}_{name}".lower()] = str(value)
+        _check_path(sys.executable)
+        _check_path(package, os.pathsep)  # the toolkit splits it there
+        _check_path(str(self.bundle.absolute()), "$")  # it expands $NAME in settings
+        return options
+
+    def text(self) -> str:
+        """The section as it stands in the file, with a final newline."""
+        lines = (f"{name} = {value.replace('%', '%%')}" for name, value in self.options().items())
+        return "\n".join([f"[{self.identifier}]", *lines, ""])
+
+
+def check_identifier(identifier: str) -> None:
+    """The toolkit ignores a section with another name, and configparser gives DEFAULT's keys to all.
+
+    Raises:
+        UsageError: the toolkit could not take it.
+    """
+    if not _IDENTIFIER.fullmatch(identifier) or identifier == configparser.DEFAULTSECT:
+        raise UsageError(
+            f"{identifier!r} cannot name a tracker in the VOT toolkit: use letters without accents, digits, "
+            f"- and _ (not {configparser.DEFAULTSECT}), for example --label {as_identifier(identifier)}"
+        )
+
+
+def as_identifier(text: str) -> str:
+    """The nearest name that the toolkit takes."""
+    name = re.sub("[^a-zA-Z0-9_-]+", "-", text).strip("-")
+    return name if name and name != configparser.DEFAULTSECT else "sttrack"
+
+
+def write_entry(workspace: Path, entry: TrackerEntry, *, force: bool = False) -> Change:
+    """Put the entry into the workspace's ``trackers.ini``; the folder is made if there is none.
+
+    Raises:
+        UsageError: see :func:`merge` and :meth:`TrackerEntry.options`.
+        UserError: the file cannot be read or written.
+    """
+    path = workspace / TRACKERS
+    try:
+        before = path.read_text(encoding="utf-8") if path.exists() else ""
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 ({error}); save it as UTF-8, or delete it") from error
+    after, change = merge(before, entry, str(path), force=force)
+    if change is not Change.UNCHANGED:
+        with atomic_path(path) as temporary:
+            temporary.write_text(after, encoding="utf-8")
+    return change
+
+
+def merge(text: str, entry: TrackerEntry, where: str, *, force: bool = False) -> tuple[str, Change]:
+    """``text`` of a ``trackers.ini`` with the entry in it; every other line stays as it is, comments too.
+
+    Args:
+        where: the file's name, for errors.
+        force: replace a section of that name that says something else.
+
+    Raises:
+        UsageError: there is such a section, and ``force`` is off.
+        UserError: the text is not what configparser reads.
+    """
+    before, section = _read(text, where), entry.text()
+    wanted = _read(section, where)[entry.identifier]
+    found = before.get(entry.identifier)
+    if found == wanted:
+        return text, Change.UNCHANGED
+    if found is None:
+        gap = "" if not text.strip() else "\n" if text.endswith("\n") else "\n\n"
+        after, change = text + gap + section, Change.ADDED
+    elif not force:
+        differing = sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
+        raise UsageError(
+            f"{where} has another tracker [{entry.identifier}] (it differs in {', '.join(differing)}): "
+            "choose another name with --label NAME, or overwrite it with --force"
+        )
+    else:
+        after, change = _replaced(text, entry.identifier, section), Change.REPLACED
+    try:
+        others_kept = _read(after, where) == {**before, entry.identifier: wanted}
+    except UserError:
+        others_kept = False
+    if not others_kept:
+        raise UserError(
+            f"{where} is laid out in a way that cannot be edited: delete [{entry.identifier}] by hand, run again"
+        )
+    return after, change
+
+
+def _replaced(text: str, identifier: str, section: str) -> str:
+    lines = text.splitlines(keepends=True)
+    headers = [(number, m.group(1)) for number, line in enumerate(lines) if (m := _HEADER.match(line))]
+    start = next((number for number, name in headers if name == identifier), len(lines))
+    end = next((number for number, _ in headers if number > start), len(lines))
+    while end > start and (not lines[end - 1].strip() or lines[end - 1][0] in "#;"):
+        end -= 1  # what stands right above the next header belongs to it
+    return "".join([*lines[:start], section, *lines[end:]])
+
+
+def _read(text: str, where: str) -> dict[str, dict[str, str]]:
+    """Sections as written: nothing interpolated, and [DEFAULT] like any other."""
+    parser = configparser.RawConfigParser(default_section="")
+    try:
+        parser.read_string(text)
+    except configparser.Error as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{where} cannot be read ({reason}); mend it, or delete it") from error
+    return {name: dict(parser[name]) for name in parser.sections()}
+
+
+def _check_path(path: str, forbidden: str = "") -> None:
+    """Refuse a path that would not arrive as it is; configparser splits lines and strips their ends.
+
+    Args:
+        forbidden: a character that the toolkit does not leave alone.
+
+    Raises:
+        UsageError: the path has one, or a line break, or a space at its end.
+    """
+    bad = [character for character in ("\n", "\r", forbidden) if character and character in path]
+    if bad or path != path.strip():
+        what = ", ".join(map(repr, bad)) or "a space at its end"
+        raise UsageError(
+            f"the path {path!r} holds {what}, which the VOT toolkit does not read as it is; "
+            "move the folder to a path without it"
+        )
