@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.progress import Progress, SpinnerColumn, TextColumn
 
 from sttrack_deploy import __version__
 from sttrack_deploy.cli.common import complain, console, say
@@ -19,7 +18,8 @@ from sttrack_deploy.cli.tracker_evaluation import Evaluation
 from sttrack_deploy.errors import MissingDependencyError
 from sttrack_deploy.evaluation.comparison import Comparison
 from sttrack_deploy.evaluation.comparison_tables import comparison_notes, comparison_tables
-from sttrack_deploy.evaluation.report import Report, write_json
+from sttrack_deploy.evaluation.confidence_summary import confidence_notes, summarize_confidence
+from sttrack_deploy.evaluation.report import Report, without_nan, write_json
 from sttrack_deploy.evaluation.tables import format_ratio, report_notes, report_table
 
 __all__ = [
@@ -41,7 +41,7 @@ def show(evaluations: Sequence[Evaluation], workers: int = 1) -> None:
     scored = _scored(evaluations)
     if len(scored) == 1:
         console.print(report_table(scored[0]))
-        for note in report_notes(scored[0]):
+        for note in (*confidence_notes(scored[0]), *report_notes(scored[0])):
             say(note)
     elif scored:
         comparison = Comparison.of(scored)
@@ -79,9 +79,14 @@ def report_document(evaluations: Sequence[Evaluation], dataset: str) -> dict[str
         "sttrack_deploy": __version__,
         "dataset": dataset,
         "protocol": reports[0].protocol.name,
-        "trackers": [report.to_dict() for report in reports],
+        "trackers": [{**report.to_dict(), "confidence": _confidence(report)} for report in reports],
         "comparison": Comparison.of(scored).to_dict() if len(scored) > 1 else None,
     }
+
+
+def _confidence(report: Report) -> Any:
+    summary = summarize_confidence(report)
+    return None if summary is None else without_nan(summary.to_dict())
 
 
 def emit_json(document: Any, path: Path | None) -> None:
@@ -107,19 +112,16 @@ def write_pictures(
     if not scored or (html is None and plots is None):
         return
     comparison = Comparison.of(scored)
-    columns = SpinnerColumn(), TextColumn("{task.description}")
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as spinner:
+    with console.status("plots") as status:
         if plots is not None:
             from sttrack_deploy.evaluation.plots import write_plots
 
-            spinner.add_task("plots")
             files = write_plots(comparison, plots)
             say(f"made {len(files)} plots in {plots}")
         if html is not None:
             from sttrack_deploy.evaluation.html_report import write_html
 
-            spinner.add_task("report, with pictures of the hardest sequences")
-            write_html(comparison, html, made=_now(), worst=worst)
+            write_html(comparison, html, made=_now(), worst=worst, progress=status.update)
             say(f"made {html} ({html.stat().st_size / 2**20:.1f} MiB)")
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +20,9 @@ from sttrack_deploy.evaluation.confidence import (
     lost_flags_score,
 )
 from sttrack_deploy.evaluation.report import Report
+from sttrack_deploy.evaluation.tables import format_ratio
 
-__all__ = ["ConfidenceSummary", "confidence_summaries"]
+__all__ = ["ConfidenceSummary", "confidence_notes", "confidence_summaries", "summarize_confidence"]
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -42,6 +46,37 @@ class ConfidenceSummary:
     long_term: LongTermScore
     lost: LostFlagsScore | None
 
+    def to_dict(self) -> dict[str, Any]:
+        """The figures for programs, without the long-term curves; NaN where there is nothing to say."""
+        calibration, lost = self.calibration, self.lost
+        return {
+            "presence_auroc": self.presence_auroc,
+            "on_target_auroc": self.on_target_auroc,
+            "calibration": None
+            if calibration is None
+            else {
+                "expected_error": calibration.error,
+                "edges": calibration.edges.tolist(),
+                "count": calibration.count.tolist(),
+                "confidence": calibration.confidence.tolist(),
+                "overlap": calibration.overlap.tolist(),
+                "good": calibration.good.tolist(),
+            },
+            "long_term": {
+                name: getattr(self.long_term, name)
+                for name in ("precision", "recall", "f_score", "threshold")
+            },
+            "lost": None
+            if lost is None
+            else {
+                **dataclasses.asdict(lost),
+                "precision": lost.precision,
+                "recall": lost.recall,
+                "f_score": lost.f_score,
+                "false_alarm_rate": lost.false_alarm_rate,
+            },
+        }
+
 
 def confidence_summaries(comparison: Comparison, bins: int = 10) -> list[ConfidenceSummary]:
     """Those trackers whose confidence is known, in the order of the comparison.
@@ -49,11 +84,34 @@ def confidence_summaries(comparison: Comparison, bins: int = 10) -> list[Confide
     Args:
         bins: of the calibration curve.
     """
-    found = (_summary(index, report, bins) for index, report in enumerate(comparison.reports))
+    found = (summarize_confidence(report, index, bins) for index, report in enumerate(comparison.reports))
     return [summary for summary in found if summary is not None]
 
 
-def _summary(index: int, report: Report, bins: int) -> ConfidenceSummary | None:
+def confidence_notes(report: Report) -> list[str]:
+    """The figures of one tracker as lines for a terminal; none where its confidence is not known."""
+    summary = summarize_confidence(report)
+    if summary is None:
+        return []
+    notes = [
+        "confidence, AUROC over all tracked frames: target present / absent "
+        f"{format_ratio(summary.presence_auroc)}, on target (IoU > 0.5) / off it (< 0.1) "
+        f"{format_ratio(summary.on_target_auroc)}"
+    ]
+    if summary.calibration is not None:
+        notes[0] += f"; calibration error {format_ratio(summary.calibration.error)}"
+    lost = summary.lost
+    if lost is not None and not math.isnan(lost.recall):
+        notes.append(
+            f"lost: said on {lost.hits} of {lost.hits + lost.misses} absent frames, and on "
+            f"{lost.false_alarms} of {lost.false_alarms + lost.quiet} that show the target; long-term F "
+            f"{format_ratio(summary.long_term.f_score)} at confidence {format_ratio(summary.long_term.threshold)}"
+        )
+    return notes
+
+
+def summarize_confidence(report: Report, index: int = 0, bins: int = 10) -> ConfidenceSummary | None:
+    """One tracker's; ``None`` where its confidence is not known."""
     confidence: list[FloatArray] = []
     overlap: list[FloatArray] = []
     present: list[BoolArray] = []

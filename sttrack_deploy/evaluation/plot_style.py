@@ -84,6 +84,7 @@ class Plot:
         """An SVG document; its text is text, in DejaVu Sans or the reader's own font."""
         out = io.StringIO()
         with drawing(self.name):
+            _settle(self.figure)
             # Without a date and a version number, equal plots are equal files.
             self.figure.savefig(
                 out, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
@@ -93,6 +94,7 @@ class Plot:
     def png(self, dpi: int = 150) -> bytes:
         out = io.BytesIO()
         with drawing(self.name):
+            _settle(self.figure)
             self.figure.savefig(out, format="png", dpi=dpi, metadata={"Software": None})
         return out.getvalue()
 
@@ -155,3 +157,17 @@ def new_figure(width: float, height: float) -> Figure:
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     return Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08))
+
+
+def _settle(figure: Figure) -> None:
+    """Fix the layout, once, at positions that do not depend on where in memory its solver's variables lie.
+
+    That moves them by rounding errors, and ids in an SVG are hashes of positions.
+    """
+    if figure.get_layout_engine() is None:
+        return
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for axes in figure.axes:
+        x, y, width, height = axes.get_position().bounds
+        axes.set_position((round(x, 6), round(y, 6), round(width, 6), round(height, 6)))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from sttrack_deploy.evaluation.comparison import Comparison
 from sttrack_deploy.evaluation.confidence_summary import confidence_summaries
 from sttrack_deploy.evaluation.moments import stretches
 from sttrack_deploy.evaluation.plot_style import INK, SHADE, Plot, drawing, new_figure, tracker_style
-from sttrack_deploy.evaluation.protocols.base import Measured, Protocol
+from sttrack_deploy.evaluation.protocols.base import Protocol
 from sttrack_deploy.files import atomic_path
 
 if TYPE_CHECKING:
@@ -45,29 +46,13 @@ def curve_plots(comparison: Comparison, protocol: Protocol) -> list[Plot]:
     Raises:
         MissingDependencyError: matplotlib is not installed.
     """
-    thresholds = protocol.thresholds
-    kinds: list[tuple[str, str, str | None, FloatArray, Callable[[Measured], FloatArray]]] = [
-        ("success", "Overlap threshold (IoU)", protocol.headline, thresholds.success, lambda m: m.success),
-        (
-            "precision",
-            "Centre error threshold (pixels)",
-            _key(protocol, "precision"),
-            thresholds.precision,
-            lambda m: m.precision,
-        ),
-        (
-            "normalized precision",
-            "Normalized centre error threshold",
-            _key(protocol, "norm"),
-            thresholds.normalized,
-            lambda m: m.normalized,
-        ),
-    ]
-    return [
-        _curve_plot(comparison, protocol, kind, axis, key, x, curve)
-        for kind, axis, key, x, curve in kinds
-        if key is not None and len(x) > 1
-    ]
+    plots = []
+    for curve in _CURVES:
+        # Every protocol measures all three, but not every one has a number for each.
+        key = next((key for key in protocol.headings if key.startswith(curve.key)), None)
+        if key is not None:
+            plots.append(_curve_plot(comparison, protocol, curve, key))
+    return plots
 
 
 def attribute_plot(comparison: Comparison, protocol: Protocol) -> Plot | None:
@@ -279,29 +264,45 @@ def write_plots(comparison: Comparison, folder: Path) -> list[Path]:
     return written
 
 
-def _curve_plot(
-    comparison: Comparison,
-    protocol: Protocol,
-    kind: str,
-    axis: str,
-    key: str,
-    thresholds: FloatArray,
-    curve: Callable[[Measured], FloatArray],
-) -> Plot:
-    title = f"{kind.capitalize()}, {protocol.name}"
+@dataclass(frozen=True, slots=True)
+class _Curve:
+    """One of the three curves.
+
+    Attributes:
+        axis: label of the thresholds.
+        name: of the attribute of ``Measured`` and ``Thresholds``.
+        key: how the key of its score begins; empty: the headline.
+    """
+
+    kind: str
+    axis: str
+    name: str
+    key: str
+
+
+_CURVES = (
+    _Curve("success", "Overlap threshold (IoU)", "success", ""),
+    _Curve("precision", "Centre error threshold (pixels)", "precision", "precision"),
+    _Curve("normalized precision", "Normalized centre error threshold", "normalized", "normalized"),
+)
+
+
+def _curve_plot(comparison: Comparison, protocol: Protocol, curve: _Curve, key: str) -> Plot:
+    title = f"{curve.kind.capitalize()}, {protocol.name}"
     order = sorted(comparison.ranking(protocol), key=lambda row: -np.nan_to_num(row.score[key], nan=-1.0))
+    thresholds: FloatArray = getattr(protocol.thresholds, curve.name)
     with drawing():
         figure = new_figure(4.6, 3.2 + 0.2 * len(order))
         axes = figure.add_subplot()
         handles, labels = [], []
         for row in order:
             pooled = comparison.reports[row.index].pooled(protocol)
-            handles.append(_line(axes, thresholds, curve(pooled), row.index))
+            handles.append(_line(axes, thresholds, getattr(pooled, curve.name), row.index))
             labels.append(f"{_number(row.score[key])}  {_short(row.label)}")
         axes.set(
             xlim=(thresholds[0], thresholds[-1]),
             ylim=(0, 1),
-            xlabel=axis,
+            xlabel=curve.axis,
             ylabel="Share of frames",
             title=title,
         )
@@ -309,7 +310,10 @@ def _curve_plot(
             handles, labels, title=protocol.headings[key], loc="outside lower left", alignment="left"
         )
     return Plot(
-        _stem(kind, protocol.name), title, f"{title}. {protocol.headings[key]}: {'; '.join(labels)}", figure
+        _stem(curve.kind, protocol.name),
+        title,
+        f"{title}. {protocol.headings[key]}: {'; '.join(labels)}",
+        figure,
     )
 
 
@@ -336,11 +340,6 @@ def _thinned(x: npt.NDArray[Any], y: FloatArray) -> tuple[npt.NDArray[Any], Floa
             else [part[0]]
         )
     return x[kept], y[kept]
-
-
-def _key(protocol: Protocol, start: str) -> str | None:
-    """The score that belongs to a curve, if the protocol has one."""
-    return next((key for key in protocol.headings if key.startswith(start)), None)
 
 
 def _mean(values: FloatArray) -> float:

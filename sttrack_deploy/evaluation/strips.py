@@ -186,10 +186,14 @@ def _picture(frame: Frame, truth: FloatArray, boxes: list[FloatArray], said: lis
     scaled = scaled[: height - at_y, : width - at_x]
     picture[at_y : at_y + scaled.shape[0], at_x : at_x + scaled.shape[1]] = scaled
     moved = np.array([x, y, 0.0, 0.0])
-    if np.isfinite(truth).all():
-        _draw_box(picture, (truth - moved) * scale, _TRUTH, 2, dashed=False)
+    drawn = [((truth - moved) * scale, _TRUTH, 3, False)] if np.isfinite(truth).all() else []
     for box, each in zip(boxes, said, strict=True):
-        _draw_box(picture, (box - moved) * scale, tracker_style(each.index).bgr, 2, dashed=each.lost)
+        drawn.append(((box - moved) * scale, tracker_style(each.index).bgr, 2, each.lost))
+    # The dark edges first: those of a box close to the truth would cover it.
+    for placed, _, line, dashed in drawn:
+        _draw_box(picture, placed, _DARK, line + 2, dashed=dashed)
+    for placed, colour, line, dashed in drawn:
+        _draw_box(picture, placed, colour, line, dashed=dashed)
     return picture
 
 
@@ -220,15 +224,10 @@ def _draw_box(picture: Image, box: FloatArray, colour: Colour, line: int, *, das
         np.clip(np.round(corner), [-width, -height], [2 * width, 2 * height]).astype(int).tolist()
         for corner in (box[:2], box[:2] + box[2:])
     )
-    for ink, thickness in ((_DARK, line + 2), (colour, line)):
-        for start, end in (
-            ((x1, y1), (x2, y1)),
-            ((x2, y1), (x2, y2)),
-            ((x2, y2), (x1, y2)),
-            ((x1, y2), (x1, y1)),
-        ):
-            for a, b in _dashes(start, end) if dashed else [(start, end)]:
-                cv2.line(picture, a, b, ink, thickness, cv2.LINE_AA)
+    corners = ((x1, y1), (x2, y1), (x2, y2), (x1, y2))
+    for start, end in zip(corners, (*corners[1:], corners[0]), strict=True):
+        for a, b in _dashes(start, end) if dashed else [(start, end)]:
+            cv2.line(picture, a, b, colour, line, cv2.LINE_AA)
 
 
 def _dashes(start: tuple[int, int], end: tuple[int, int]) -> list[tuple[tuple[int, int], tuple[int, int]]]:
@@ -254,7 +253,7 @@ def _captioned(tile: Tile) -> Image:
     for row, each in enumerate(tile.said, 2):
         middle = row * step - 5
         cv2.line(caption, (2, middle), (14, middle), tracker_style(each.index).bgr, 3)
-        _write(caption, f"{_cut(each.label, 18)}  {each}", 20, row * step)
+        _write(caption, f"{_cut(each.label, 16)}  {each}", 20, row * step)
     whole = np.vstack([tile.picture, caption])
     return cv2.copyMakeBorder(whole, margin, margin, margin, margin, cv2.BORDER_CONSTANT, value=_BACK).astype(
         np.uint8
@@ -262,9 +261,11 @@ def _captioned(tile: Tile) -> Image:
 
 
 def _write(image: Image, text: str, left: int, bottom: int) -> None:
-    # OpenCV's fonts have no other characters.
-    plain = text.encode("ascii", "replace").decode()
-    cv2.putText(image, plain, (left, bottom), _FONT, 0.38, _TEXT, 1, cv2.LINE_AA)
+    # OpenCV's own font has no other characters, and its width differs between versions.
+    plain, size = text.encode("ascii", "replace").decode(), 0.38
+    width = cv2.getTextSize(plain, _FONT, size, 1)[0][0]
+    size *= min(1.0, (image.shape[1] - left - 2) / max(1, width))
+    cv2.putText(image, plain, (left, bottom), _FONT, size, _TEXT, 1, cv2.LINE_AA)
 
 
 def _cut(label: str, length: int) -> str:

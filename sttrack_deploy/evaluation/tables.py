@@ -54,7 +54,7 @@ def report_table(report: Report) -> Table:
 
 
 def report_notes(report: Report) -> list[str]:
-    """The lines below the table: other protocols, the confidence's numbers, and what FPS means."""
+    """The lines below the table: other protocols, and what FPS means."""
     notes = []
     for protocol in report.protocols[1:]:
         score = report.score(protocol)
@@ -62,13 +62,6 @@ def report_notes(report: Report) -> list[str]:
             f"{heading} {format_ratio(score[key])}" for key, heading in protocol.headings.items()
         )
         notes.append(f"by protocol {protocol.name}: {numbers}")
-    figures = report.confidence_figures
-    if not all(math.isnan(value) for value in figures.values()):
-        notes.append(
-            "confidence, AUROC over all tracked frames: target present / absent "
-            f"{format_ratio(figures['presence_auroc'])}, on target (IoU > 0.5) / off it (< 0.1) "
-            f"{format_ratio(figures['on_target_auroc'])}"
-        )
     if not math.isnan(report.fps):
         notes.append(FPS_NOTE)
     return notes

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ from sttrack_deploy.evaluation.confidence_summary import confidence_summaries
 
 
 def printed(comparison: Comparison, width: int) -> str:
-    console = Console(width=width, record=True, file=(Path("/dev/null")).open("w"))
+    console = Console(width=width, record=True, file=io.StringIO())
     for table in comparison_tables(comparison, console):
         console.print(table)
     return console.export_text()

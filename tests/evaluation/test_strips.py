@@ -108,7 +108,7 @@ def test_stretches() -> None:
 
 def test_a_strip_shows_truth_and_trackers(tmp_path: Path) -> None:
     compared = three_trackers(tmp_path)
-    strip = picture_strip(compared, "long")
+    strip = picture_strip(compared, "open")
     assert strip.focus == 2
     assert [tile.moment.reason for tile in strip.tiles][:2] == ["before it fails", "fails here"]
     for tile in strip.tiles:
@@ -116,7 +116,7 @@ def test_a_strip_shows_truth_and_trackers(tmp_path: Path) -> None:
         assert [said.label for said in tile.said] == ["good", "shifted", "failing"]
         assert shows(tile.picture, GREEN)
         assert shows(tile.picture, tracker_style(1).bgr)
-        truth = compared.reports[0].sequences[2]
+        truth = compared.reports[0].sequences[0]
         assert tile.said[0].overlap == truth.overlap[tile.moment.frame]
         assert tile.said[2].confidence is None
         assert f"frame {tile.moment.frame}" in tile.alt
@@ -124,7 +124,7 @@ def test_a_strip_shows_truth_and_trackers(tmp_path: Path) -> None:
     assert whole.shape[1] == 5 * (320 + 8)
     assert whole.shape[0] > 240
     assert decoded(strip.tiles[0].jpeg()).shape == (240, 320, 3)
-    narrow = picture_strip(compared, "long", count=2, width=100)
+    narrow = picture_strip(compared, "open", count=2, width=100)
     assert [tile.picture.shape for tile in narrow.tiles] == [(75, 100, 3)] * 2
 
 

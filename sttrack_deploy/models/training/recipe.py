@@ -11,6 +11,7 @@ from typing import Any
 
 from sttrack_deploy.errors import UserError
 from sttrack_deploy.models.config import ModelConfig, preset
+from sttrack_deploy.models.training.data_recipe import DataRecipe
 from sttrack_deploy.models.training.losses import LossWeights
 
 if sys.version_info >= (3, 11):
@@ -18,23 +19,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["DataRecipe", "OptimizerRecipe", "Recipe", "read_recipe"]
-
-
-@dataclass(frozen=True, slots=True)
-class DataRecipe:
-    """How clips are made.
-
-    Attributes:
-        frames: search frames in a clip.
-        clips: clips in a batch.
-        synthetic, video: shares of clips made from photographs and cut from annotated videos.
-    """
-
-    frames: int = 3
-    clips: int = 12
-    synthetic: float = 0.8
-    video: float = 0.2
+__all__ = ["OptimizerRecipe", "Recipe", "read_recipe"]
 
 
 @dataclass(frozen=True, slots=True)
