@@ -51,16 +51,20 @@ def accuracy_of(report_path: Path, manifest: Manifest) -> Mapping[str, Any]:
             raise UserError(
                 f"the report {report_path} is of an unfinished evaluation; run sttrack-eval again"
             )
+        leading = document["protocol"]
         return {
             "dataset": document["dataset"],
-            "protocol": document["protocol"],
+            "protocol": leading,
             "engine": report["engine"]["name"],
             "overall": _without_speed(report["overall"]),
             "protocols": {
                 name: {key: value for key, value in score.items() if key != "curves"}
                 for name, score in report["protocols"].items()
             },
-            "sequences": [_without_speed(sequence) for sequence in report["sequences"]],
+            "sequences": [
+                {**_without_speed(sequence), "protocols": {leading: sequence["protocols"][leading]}}
+                for sequence in report["sequences"]
+            ],
         }
     except OSError as error:
         raise UserError(f"cannot read the report {report_path}: {error.strerror or error}") from error

@@ -173,7 +173,7 @@ def report_on(of: Bundle, /, **changes: object) -> str:
         "complete": True,
         "overall": {"presence_auroc": 0.5, "fps_median": 100.0},
         "protocols": {"pytracking": {"auc": 0.5, "curves": {"success": [1.0, 0.0]}}},
-        "sequences": [{"name": "a", "protocols": {"pytracking": {"auc": 0.5}}, "fps": 100.0}],
+        "sequences": [{"name": "a", "protocols": {"pytracking": {"auc": 0.5}, "got10k": {}}, "fps": 100.0}],
     }
     others = [
         {"label": "KCF", "results": "KCF"},
