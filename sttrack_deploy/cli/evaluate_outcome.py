@@ -40,7 +40,7 @@ def show(evaluations: Sequence[Evaluation], workers: int = 1) -> None:
     """Print one tracker's table and notes, or the comparison of several."""
     scored = _scored(evaluations)
     if len(scored) == 1:
-        console.print(report_table(scored[0]))
+        console.print(report_table(scored[0], console))
         for note in (*confidence_notes(scored[0]), *report_notes(scored[0])):
             say(note)
     elif scored:

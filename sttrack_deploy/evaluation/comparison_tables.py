@@ -7,13 +7,12 @@ from collections.abc import Callable
 
 from rich.console import Console
 from rich.markup import escape
-from rich.measure import Measurement
 from rich.table import Table
 
 from sttrack_deploy.evaluation.comparison import AttributeScores, Comparison
 from sttrack_deploy.evaluation.protocols.base import Protocol
 from sttrack_deploy.evaluation.report import FPS_NOTE
-from sttrack_deploy.evaluation.tables import format_rate, format_ratio, plain_table
+from sttrack_deploy.evaluation.tables import format_rate, format_ratio, narrowed, plain_table
 
 __all__ = ["comparison_notes", "comparison_tables"]
 
@@ -24,12 +23,12 @@ NARROWEST_LABEL = 24
 def comparison_tables(comparison: Comparison, console: Console) -> list[Table]:
     """For a terminal of ``console``'s width: a ranking for each protocol, the differences, the attributes."""
     leading = comparison.protocols[0]
-    tables = [_narrowed(_ranking_builder(comparison, p), 3, console) for p in comparison.protocols]
+    tables = [narrowed(_ranking_builder(comparison, p), 3, console) for p in comparison.protocols]
     if len(comparison.reports) > 1:
         tables.append(_differences_table(comparison))
     rows = comparison.by_attribute(leading)
     if rows:
-        tables.append(_narrowed(_attributes_builder(comparison, leading, rows), 2, console))
+        tables.append(narrowed(_attributes_builder(comparison, leading, rows), 2, console))
     return tables
 
 
@@ -118,16 +117,6 @@ def _attributes_builder(
         return table
 
     return build
-
-
-def _narrowed(build: Callable[[int], Table], levels: int, console: Console) -> Table:
-    """The first level whose table fits the console without cutting a word, or the last."""
-    unlimited = console.options.update(width=10_000)
-    for level in range(levels - 1):
-        table = build(level)
-        if Measurement.get(console, unlimited, table).minimum <= console.width:
-            return table
-    return build(levels - 1)
 
 
 def _sequences(count: int) -> str:
