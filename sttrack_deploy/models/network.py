@@ -153,8 +153,10 @@ class STTrack(nn.Module):
 
     def _embed(self, image: Tensor, mask: Tensor, template: bool) -> tuple[Tensor, Tensor]:
         """uint8 crop to tokens ``(B, cells^2, dim)`` and their position encoding."""
-        pixels = (image.float() / 255.0 - self.mean) / self.std
-        features = self.bottleneck(self.backbone(pixels.permute(0, 3, 1, 2), template))
+        # Channels first before the arithmetic: over a last axis of three, engines broadcast slowly.
+        pixels = image.float().permute(0, 3, 1, 2) / 255.0
+        pixels = (pixels - self.mean[:, None, None]) / self.std[:, None, None]
+        features = self.bottleneck(self.backbone(pixels, template))
         return features.flatten(2).transpose(1, 2), sine_position(mask, self.config.hidden_dim)
 
     def _remember(self, spatial_query: Tensor, state: TrackState) -> tuple[Tensor, Tensor, Tensor]:
