@@ -2,114 +2,283 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import math
+import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as ProgressBar
 
-from sttrack_deploy.cli.common import command, console
+from sttrack_deploy.cli.common import INTERRUPTED, command, console, say
 from sttrack_deploy.cli.train_material import load_material
-from sttrack_deploy.errors import MissingDependencyError
+from sttrack_deploy.errors import MissingDependencyError, UsageError
+
+if TYPE_CHECKING:
+    from sttrack_deploy.models.network import STTrack
+    from sttrack_deploy.models.training.recipe import Recipe
+    from sttrack_deploy.models.training.trainer import Trainer
+    from sttrack_deploy.models.training.training_log import Progress
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
+FILE = click.Path(path_type=Path, dir_okay=False)
+
+MANY_CORES = 4
+"""From so many on, one thread makes clips while the others train."""
+
+MUCH_WAITING = 0.2
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option(
-    "--recipe",
-    "recipe_path",
-    type=click.Path(path_type=Path, dir_okay=False),
-    required=True,
-    help="TOML file with the run's settings.",
-)
+@click.option("--recipe", "recipe_path", type=FILE, required=True, help="TOML file with the run's settings.")
 @click.option("--images", type=FOLDER, help="Photographs with index.csv; they are made into moving clips.")
 @click.option(
     "--videos", type=FOLDER, multiple=True, help="Annotated videos (<name>.mp4 + <name>.txt); repeatable."
 )
+@click.option(
+    "--data",
+    "data_places",
+    multiple=True,
+    metavar="NAME=DIR",
+    help="Where a published set lies: lasot, got10k, trackingnet or coco; repeatable.",
+)
 @click.option("--out", type=FOLDER, required=True, help="The run's folder; a run that lies there is resumed.")
-@click.option("--init", type=click.Path(path_type=Path, dir_okay=False), help="Weights to start from.")
+@click.option("--init", type=FILE, help="Start from .safetensors weights or a published checkpoint.")
+@click.option("--config", type=FILE, help="Published experiment file (YAML); its network replaces [model].")
+@click.option(
+    "--backbone", type=FILE, help="Start the ResNet from a classifier's weights (torchvision's .pth)."
+)
 @click.option("--until", type=click.IntRange(min=1), help="Stop at this step; resume later.")
 @click.option(
     "--minutes", type=click.FloatRange(min=0, min_open=True), help="Stop after this time; resume later."
 )
-@click.option("--device", default="cpu", show_default=True, help="torch device.")
+@click.option("--device", help="torch device.  [default: cuda if there is one, else cpu]")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all]")
+@click.option(
+    "--ahead",
+    type=click.IntRange(min=0),
+    help=f"Batches made ahead, each in a thread.  [default: 1 on a GPU or {MANY_CORES} cores, else 0]",
+)
+@click.option(
+    "--shares",
+    type=click.IntRange(min=1),
+    help="Batches side by side in a step: go on with fewer processes.  [default: one for each process]",
+)
 @click.option("--image-limit", type=click.IntRange(min=1), help="Use only so many photographs (for a trial).")
 @click.option(
     "--report-every", type=click.IntRange(min=1), default=50, show_default=True, help="Steps a log line."
 )
-@click.option("--validate-every", type=click.IntRange(min=1), default=1000, show_default=True, help="Steps.")
+@click.option(
+    "--validate-every",
+    type=click.IntRange(min=1),
+    default=1000,
+    show_default=True,
+    help="Steps; with a checkpoint.",
+)
 @click.option(
     "--validation-clips", type=click.IntRange(min=2), default=128, show_default=True, help="Held out."
 )
+@click.option(
+    "--keep", type=click.IntRange(min=1), default=3, show_default=True, help="Checkpoints that stay."
+)
+@click.option("--tensorboard", is_flag=True, help="Write TensorBoard's log too.")
+@click.option("--changed-recipe", is_flag=True, help="Go on although the recipe is not the run's any more.")
 @command
 def main(
     recipe_path: Path,
     images: Path | None,
     videos: tuple[Path, ...],
+    data_places: tuple[str, ...],
     out: Path,
     init: Path | None,
+    config: Path | None,
+    backbone: Path | None,
     until: int | None,
     minutes: float | None,
-    device: str,
+    device: str | None,
     threads: int | None,
+    ahead: int | None,
+    shares: int | None,
     image_limit: int | None,
     report_every: int,
     validate_every: int,
     validation_clips: int,
+    keep: int,
+    tensorboard: bool,
+    changed_recipe: bool,
 ) -> None:
-    """Train from a recipe; stop at any time (Ctrl-C) and run the same line again to go on."""
+    """Train from a recipe; stop at any time (Ctrl-C) and run the same line again to go on.
+
+    On several GPUs or machines: torchrun --nproc_per_node N -m sttrack_deploy.cli.train, and the same options.
+    """
     try:
         import torch
 
+        from sttrack_deploy.models.training.distributed import launched_processes
         from sttrack_deploy.models.training.recipe import read_recipe
-        from sttrack_deploy.models.training.trainer import BEST, WEIGHTS, Trainer
-        from sttrack_deploy.models.training.trainer import Progress as Line
-        from sttrack_deploy.models.weights import load_weights
+        from sttrack_deploy.models.training.trainer import RunOptions, Trainer
     except ImportError as error:
         name = error.name or "torch"
         raise MissingDependencyError(name, "training", 'pip install "sttrack-deploy[train]"') from error
-    recipe = read_recipe(recipe_path)
+    recipe, places = read_recipe(recipe_path), dict(map(_place, data_places))
+    if config is not None:
+        recipe = _with_published_network(recipe, config)
     if threads:
         torch.set_num_threads(threads)
-    with console.status("reading the training material"):
-        source, held_out = load_material(recipe, images, videos, out, device, image_limit, validation_clips)
-    initial = load_weights(init, recipe.model) if init else None
-    trainer = Trainer(recipe, source, out, held_out, initial, device)
-    parameters = sum(p.numel() for p in trainer.network.parameters())
-    console.print(
-        f"{recipe.model.name}: {parameters / 1e6:.2f} M parameters, from step {trainer.step} of "
-        f"{recipe.optimizer.steps}, {recipe.data.clips} clips of {recipe.data.frames} frames a step, in {out}"
-    )
-    columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task("", total=until or recipe.optimizer.steps, completed=trainer.step)
-
-        def show(line: Line) -> None:
-            bar.update(task, completed=line.step)
-            text = (
-                f"step {line.step:>6}  loss {line.loss:6.3f}  IoU {line.iou:.3f}  "
-                f"{line.frames_per_second:5.0f} frames/s  lr {line.learning_rate:.2e}"
+    with launched_processes(device or ("cuda" if torch.cuda.is_available() else "cpu")) as processes:
+        console.quiet = not processes.is_main
+        initial = _initial(recipe, init, backbone)
+        with console.status("reading the training material"), processes.first_on_each_node():
+            source, held_out = load_material(
+                recipe, images, videos, out, processes.device, image_limit, validation_clips, places
             )
-            if line.validation:
-                text += f"  | held out: IoU {line.validation.iou:.3f}, AUROC {line.validation.auroc:.3f}"
-            bar.console.print(text)
+        if ahead is None:
+            ahead = int(processes.device != "cpu" or (os.cpu_count() or 1) >= MANY_CORES)
+        options = RunOptions(
+            processes=processes,
+            shares=shares,
+            ahead=ahead,
+            keep=keep,
+            tensorboard=tensorboard,
+            changed_recipe=changed_recipe,
+            note=say,
+        )
+        trainer = Trainer(recipe, source, out, held_out, initial, options)
+        _introduce(trainer, init or backbone)
+        with _Display(trainer, until) as display:
+            try:
+                trainer.run(
+                    display.show,
+                    until,
+                    report_every,
+                    validate_every,
+                    math.inf if minutes is None else 60 * minutes,
+                )
+            except KeyboardInterrupt:
+                display.close()
+                say(f"stopped at step {trainer.step}; the same command goes on from there")
+                raise SystemExit(INTERRUPTED) from None
+        _conclude(trainer, display, ahead)
 
-        try:
-            trainer.run(
-                show, until, report_every, validate_every, math.inf if minutes is None else 60 * minutes
+
+def _place(text: str) -> tuple[str, Path]:
+    name, equals, folder = text.partition("=")
+    if not equals or not folder:
+        raise UsageError(f"--data is NAME=DIR, as in --data lasot=/data/lasot, not {text!r}")
+    return name, Path(folder)
+
+
+def _with_published_network(recipe: Recipe, config: Path) -> Recipe:
+    """The recipe with the network of an experiment file, and the recipe's own memory."""
+    from sttrack_deploy.models.published import config_from_yaml
+
+    memory = recipe.model.memory_capacity, recipe.model.memory_semantics
+    return dataclasses.replace(recipe, model=config_from_yaml(config).with_memory(*memory))
+
+
+def _initial(recipe: Recipe, init: Path | None, backbone: Path | None) -> STTrack | None:
+    from sttrack_deploy.models.training.starting import fresh_network, load_backbone, load_initial
+
+    network = load_initial(init, recipe.model) if init else None
+    if backbone is not None:
+        network = network or fresh_network(recipe.model, recipe.seed)
+        load_backbone(network, backbone)
+    return network
+
+
+def _introduce(trainer: Trainer, started_from: Path | None) -> None:
+    recipe, processes = trainer.recipe, trainer.processes
+    trained = sum(p.numel() for p in trainer.optimizer.parameters.values())
+    total = sum(p.numel() for p in trainer.network.parameters())
+    frozen = f" ({(total - trained) / 1e6:.2f} M frozen)" if trained < total else ""
+    side_by_side = f", {trainer.shares} batches a step" if trainer.shares > 1 else ""
+    side_by_side += f" in {processes.count} processes" if processes.count > 1 else ""
+    say(
+        f"{recipe.model.name}: {total / 1e6:.2f} M parameters{frozen}, from step {trainer.step} of {trainer.steps}, "
+        f"{recipe.data.clips} clips of {recipe.data.frames} frames a batch{side_by_side}, on {trainer.device}, "
+        f"in {trainer.folder}"
+    )
+    if started_from is not None and trainer.step:
+        say(f"{started_from} is not used: the run goes on from its own checkpoint")
+
+
+class _Display(contextlib.AbstractContextManager["_Display"]):
+    """Log lines, and a bar below them."""
+
+    def __init__(self, trainer: Trainer, until: int | None) -> None:
+        self.last: Progress | None = None
+        self.validated: Progress | None = None
+        columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._bar = ProgressBar(*columns, console=console)
+        self._task = self._bar.add_task("", total=until or trainer.steps, completed=trainer.step)
+
+    def __enter__(self) -> _Display:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._bar.stop()
+
+    def show(self, line: Progress) -> None:
+        self.last = line
+        self.validated = line if line.validation else self.validated
+        self._bar.update(self._task, completed=line.step)
+        text = (
+            f"step {line.step:>6}  loss {line.loss:6.3f}  IoU {line.iou:.3f}  "
+            f"{line.frames_per_second:5.0f} frames/s  clips {line.waiting:4.0%}  lr {line.learning_rate:.2e}  "
+            f"left {_duration(line.seconds_left)}"
+        )
+        if line.skipped:
+            text += f"  skipped {line.skipped}"
+        if line.validation:
+            text += f"  | held out: IoU {line.validation.iou:.3f}, AUROC {line.validation.auroc:.3f}"
+        say(text)
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{minutes // 60}:{minutes % 60:02d} h" if minutes >= 60 else f"{seconds / 60:.1f} min"
+
+
+def _conclude(trainer: Trainer, display: _Display, ahead: int) -> None:
+    """What was made, where, how big, how good, and what to type next."""
+    from sttrack_deploy.models.training.curves import CURVES
+    from sttrack_deploy.models.training.trainer import BEST, WEIGHTS
+    from sttrack_deploy.models.training.training_log import LOG
+    from sttrack_deploy.models.training.validation_strip import STRIP
+
+    folder = trainer.folder
+    weights, best = folder / WEIGHTS, folder / BEST
+    say(
+        f"wrote {weights} ({weights.stat().st_size / 1e6:.1f} MB, averaged weights at step {trainer.step} of "
+        f"{trainer.steps})"
+    )
+    last, graded = display.last, display.validated
+    if graded is not None and graded.validation is not None:
+        v = graded.validation
+        say(f"held out, at step {graded.step}: IoU {v.iou:.3f}, AUROC of the confidence {v.auroc:.3f}")
+    if best.is_file():
+        say(f"wrote {best}, the best by held-out IoU ({trainer.best:.3f})")
+    pictures = ", ".join(str(folder / name) for name in (LOG, CURVES, STRIP) if (folder / name).is_file())
+    say(f"wrote {pictures}")
+    if last is not None:
+        say(
+            f"speed: {last.frames_per_second:.0f} frames/s, {last.bare_frames_per_second:.0f} without waiting for "
+            f"clips ({last.waiting:.0%} of the time)"
+        )
+        if last.waiting > MUCH_WAITING:
+            say(
+                f"making clips ahead in more threads may be faster, if there are cores for it: --ahead {ahead + 2}"
             )
-        except KeyboardInterrupt:
-            console.print(f"stopped at step {trainer.step}; the same command goes on from there")
-            raise SystemExit(130) from None
-    weights = out / WEIGHTS
-    console.print(
-        f"wrote {weights} ({weights.stat().st_size / 1e6:.1f} MB, averaged weights at step {trainer.step}) "
-        f"and the best by held-out IoU, {out / BEST}"
-        if (out / BEST).exists()
-        else f"wrote {weights}"
-    )
-    console.print(
-        f"next: sttrack-export --checkpoint {weights} --out export/{recipe.model.name}", soft_wrap=True
-    )
+    chosen = best if best.is_file() else weights
+    say(f"next: sttrack-export --checkpoint {chosen} --out export/{trainer.recipe.model.name}")
+
+
+if __name__ == "__main__":
+    main()

@@ -28,6 +28,7 @@ class ModelConfig:
         memory_capacity: spatial queries kept for the memory attention (a ring).
         memory_semantics: ``test`` attends to the previous frames' queries only (to itself on the
             first frame); ``train`` attends to the current one as well, as the published training does.
+        corner_prior: learn where in the search region corners are likely; not in the published network.
         template_factor, search_factor: side of a crop over ``sqrt(w * h)`` of the box.
     """
 
@@ -44,6 +45,7 @@ class ModelConfig:
     memory_heads: int = 8
     memory_feedforward_dim: int = 2048
     head_dim: int = 256
+    corner_prior: bool = False
     dropout: float = 0.1
     template_size: int = 128
     template_factor: float = 2.0

@@ -60,15 +60,24 @@ class CornerHead(nn.Module):
     """Predicts both corners as the mean of a softmax over the cells (STARK's corner head).
 
     Coordinates are ``index * stride / size`` without a half-cell offset, as published.
+
+    Args:
+        channels_in: of the features.
+        width: channels of the branches' first layer.
+        cells: along one side.
+        prior: add a learned map to each corner's scores before the mean is taken. The search region is cut
+            around the last box, so the target is likelier near its middle; the convolutions see no position
+            and cannot say so. The confidence is read off the scores alone.
     """
 
     coordinates: Tensor
 
-    def __init__(self, channels_in: int, width: int, cells: int) -> None:
+    def __init__(self, channels_in: int, width: int, cells: int, prior: bool = False) -> None:
         super().__init__()
         self.top_left = CornerBranch(channels_in, width)
         self.bottom_right = CornerBranch(channels_in, width)
         self.cells = cells
+        self.prior = nn.Parameter(torch.zeros(2, cells, cells)) if prior else None
         # Not learned and not in published checkpoints.
         self.register_buffer("coordinates", torch.arange(cells).float() / cells, persistent=False)
 
@@ -78,17 +87,23 @@ class CornerHead(nn.Module):
             features: ``(B, C, cells, cells)``.
         """
         scores = (self.top_left(features), self.bottom_right(features))
-        maps = [
-            torch.softmax(score.flatten(1).float(), dim=1).reshape(-1, self.cells, self.cells)
-            for score in scores
+        seen = [self._probability(score) for score in scores]
+        believed = seen
+        if self.prior is not None:
+            believed = [self._probability(score + p) for score, p in zip(scores, self.prior, strict=True)]
+        points = [
+            ((m.sum(1) * self.coordinates).sum(1), (m.sum(2) * self.coordinates).sum(1)) for m in believed
         ]
-        points = [((m.sum(1) * self.coordinates).sum(1), (m.sum(2) * self.coordinates).sum(1)) for m in maps]
         box = torch.stack((*points[0], *points[1]), dim=1)
         confidence = torch.sqrt(
-            corner_confidence(maps[0], *points[0], self.coordinates)
-            * corner_confidence(maps[1], *points[1], self.coordinates)
+            corner_confidence(seen[0], *points[0], self.coordinates)
+            * corner_confidence(seen[1], *points[1], self.coordinates)
         )
         return Corners(box, confidence, scores[0], scores[1])
+
+    def _probability(self, score: Tensor) -> Tensor:
+        """Logits ``(B, cells, cells)`` to a map that sums to 1."""
+        return torch.softmax(score.flatten(1).float(), dim=1).reshape(-1, self.cells, self.cells)
 
 
 def corner_confidence(probability: Tensor, x: Tensor, y: Tensor, coordinates: Tensor) -> Tensor:

@@ -88,7 +88,7 @@ class STTrack(nn.Module):
         self.memory_attention = MemoryAttention(
             c.memory_layers, c.hidden_dim, c.memory_heads, c.memory_feedforward_dim, c.dropout
         )
-        self.head = CornerHead(c.hidden_dim, c.head_dim, c.search_cells)
+        self.head = CornerHead(c.hidden_dim, c.head_dim, c.search_cells, c.corner_prior)
         self.query_embed = nn.Parameter(torch.randn(1, c.hidden_dim))
         # Published initial value 1 makes the attention 0 and the box constant; 0.5 is its strongest point.
         self.window_penalty = nn.Parameter(torch.full((1,), 0.5))

@@ -11,7 +11,7 @@ from sttrack_deploy.models.head import Corners
 from sttrack_deploy.models.network import SearchEncoding, STTrack
 from sttrack_deploy.models.training.clips import ClipBatch
 
-__all__ = ["ClipPrediction", "LikenessProbe", "forward_clip"]
+__all__ = ["ClipNetwork", "ClipPrediction", "LikenessProbe", "forward_clip"]
 
 
 class LikenessProbe(nn.Module):
@@ -34,11 +34,20 @@ class ClipPrediction(NamedTuple):
     likeness: Tensor
 
 
-def forward_clip(network: STTrack, probe: LikenessProbe, clip: ClipBatch) -> ClipPrediction:
+def forward_clip(
+    network: STTrack, probe: LikenessProbe, clip: ClipBatch, truncate: int = 0
+) -> ClipPrediction:
     """Run a batch of clips, the temporal query and the memory carried and back-propagated through.
 
     Equals calling :meth:`STTrack.step` frame by frame. Backbone and encoder see template and search
     region only, and the head only its frame's query, so both run on all frames at once.
+
+    Args:
+        network: may be in training or evaluation mode.
+        probe: reads the foreground off the encoder's output.
+        clip: the frames.
+        truncate: the gradient does not pass from a frame whose number is a multiple of this to the one before
+            through query and memory; 0: it passes always. The prediction is the same.
     """
     batch, frames = clip.search.shape[:2]
     state = network.initial_state(clip.template, clip.template_mask)
@@ -51,8 +60,25 @@ def forward_clip(network: STTrack, probe: LikenessProbe, clip: ClipBatch) -> Cli
     views = [part.unflatten(0, (batch, frames)) for part in encoding]  # type: ignore[no-untyped-call]
     queries: list[Tensor] = []
     for frame in range(frames):
+        if truncate and frame and frame % truncate == 0:
+            state = state._replace(query=state.query.detach(), memory=state.memory.detach())
         _, state = network.advance(SearchEncoding(*(view[:, frame] for view in views)), state)
         queries.append(state.query)
     query = torch.stack(queries, dim=1).flatten(0, 1)
     corners, _ = network.predict(encoding, query)
     return ClipPrediction(corners, probe(network.search_tokens(encoding), query))
+
+
+class ClipNetwork(nn.Module):
+    """Network and probe as one module whose call is a training step's whole forward pass.
+
+    That is what ``DistributedDataParallel`` wraps: it averages the gradients of one call.
+    """
+
+    def __init__(self, network: STTrack, probe: LikenessProbe, truncate: int = 0) -> None:
+        super().__init__()
+        self.network, self.probe, self.truncate = network, probe, truncate
+
+    def forward(self, clip: ClipBatch) -> ClipPrediction:
+        """See :func:`forward_clip`."""
+        return forward_clip(self.network, self.probe, clip, self.truncate)

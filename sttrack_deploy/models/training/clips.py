@@ -6,6 +6,7 @@ and are mixed by :class:`MixedSource`.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Protocol
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from sttrack_deploy.errors import UserError
 
-__all__ = ["ClipBatch", "ClipGeometry", "ClipSource", "MixedSource", "concatenate"]
+__all__ = ["ClipBatch", "ClipGeometry", "ClipSource", "MixedSource", "concatenate", "seeded"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,16 @@ class ClipSource(Protocol):
     def sample(self, batch: int, frames: int, generator: torch.Generator) -> ClipBatch:
         """``batch`` clips of ``frames`` search frames; the same for the same (CPU) generator state."""
         ...
+
+
+def seeded(*numbers: int) -> torch.Generator:
+    """A CPU generator whose state is a hash of whole numbers: (seed, step, portion of the batch), say.
+
+    What a source makes from it does not depend on what was drawn before or elsewhere. So a batch that is made
+    in portions is the same whatever the number of processes that share them, and a resumed run goes on alike.
+    """
+    digest = hashlib.blake2b(repr(tuple(map(int, numbers))).encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
 
 
 def concatenate(batches: Sequence[ClipBatch]) -> ClipBatch:

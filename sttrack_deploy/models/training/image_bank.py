@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from sttrack_deploy.errors import UserError
+from sttrack_deploy.files import atomic_path
 from sttrack_deploy.models.training.segmentation import segment_box, segment_middle
 from sttrack_deploy.models.training.sprites import (
     KIND_BOX,
@@ -243,7 +244,6 @@ def _read_cache(cache: Path | None, key: str) -> dict[str, npt.NDArray[np.generi
 
 
 def _write_cache(cache: Path, key: str, arrays: dict[str, npt.NDArray[np.generic]]) -> None:
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    partial = cache.with_name(cache.name + ".partial.npz")
-    np.savez(partial, key=np.array(key), **arrays)  # type: ignore[arg-type]
-    partial.replace(cache)  # a reader never meets half a file
+    # Several processes may write it at once, and a reader must never meet half a file.
+    with atomic_path(cache) as temporary:
+        np.savez(temporary, key=np.array(key), **arrays)  # type: ignore[arg-type]

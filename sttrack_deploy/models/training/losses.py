@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from sttrack_deploy.errors import UserError
 
 __all__ = ["LossTerms", "LossWeights", "corner_targets", "foreground_cells", "generalized_iou", "grade"]
 
@@ -22,12 +26,22 @@ class LossWeights:
         corner: divergence of the corner maps from where the corners are; from the uniform map where the
             target is absent, which is what gives the confidence its meaning.
         foreground: which cells lie on the target, from their likeness to the temporal query.
+        over_frames: the frames of a clip are averaged (``mean``), or added up as published (``sum``).
     """
 
     giou: float = 5.0
     l1: float = 2.0
     corner: float = 0.0
     foreground: float = 0.0
+    over_frames: Literal["mean", "sum"] = "mean"
+
+    def __post_init__(self) -> None:
+        terms = {"giou": self.giou, "l1": self.l1, "corner": self.corner, "foreground": self.foreground}
+        for name, weight in terms.items():
+            if weight < 0 or not math.isfinite(weight):
+                raise UserError(f"{name} is 0 or more, not {weight}")
+        if not any(terms.values()):
+            raise UserError("all losses have weight 0: there is nothing to learn")
 
 
 class LossTerms(NamedTuple):
@@ -85,6 +99,8 @@ def grade(
     truth: Tensor,
     present: Tensor,
     weights: LossWeights,
+    frames: int = 1,
+    average: Callable[[Tensor], Tensor] = lambda counts: counts,
 ) -> LossTerms:
     """Losses of N frames.
 
@@ -94,12 +110,19 @@ def grade(
         likeness: logits ``(N, cells^2)`` of each cell lying on the target.
         truth: ``(N, 4)``, like ``box``; ignored where not ``present``.
         present: bool ``(N,)``.
+        weights: of the terms.
+        frames: of each clip, for ``over_frames``.
+        average: of a vector over the processes of a run. The terms are means over frames and cells that not all
+            batches have the same number of; with it the processes' losses average to that of all their
+            frames in one batch.
     """
     cells = score_top_left.shape[-1]
     shown = present.float()
-    count = shown.sum().clamp(min=1)
-    truth = torch.where(present[:, None], truth, torch.tensor([0.25, 0.25, 0.75, 0.75], device=box.device))
+    truth = torch.where(present[:, None], truth, truth.new_full((), 0.5))  # absent: any box will do
     inside = truth.clamp(0, 1)
+    target_cells = foreground_cells(truth, cells) * shown[:, None]
+    number, foreground_number = average(torch.stack((shown.sum(), target_cells.sum())))
+    count = number.clamp(min=1e-6)
     iou, giou = generalized_iou(box, inside)
     giou_loss = ((1 - giou) * shown).sum() / count
     l1_loss = ((box - inside).abs().mean(1) * shown).sum() / count
@@ -109,13 +132,11 @@ def grade(
         target = torch.where(present[:, None, None], corner_targets(points, cells), flat).flatten(1)
         log_probability = torch.log_softmax(scores.flatten(1).float(), dim=1)
         divergence = divergence + F.kl_div(log_probability, target, reduction="batchmean")
-    target_cells = foreground_cells(truth, cells) * shown[:, None]
     # Few cells are foreground: weigh both classes alike.
-    rarity = ((1 - target_cells).sum() / target_cells.sum().clamp(min=1)).clamp(max=20)
-    foreground = F.binary_cross_entropy_with_logits(
-        likeness.float(), target_cells, pos_weight=rarity.detach()
-    )
-    total = (
+    rarity = (target_cells.numel() / foreground_number.clamp(min=1e-6) - 1).clamp(max=20)
+    foreground = F.binary_cross_entropy_with_logits(likeness.float(), target_cells, pos_weight=rarity)
+    scale = frames if weights.over_frames == "sum" else 1
+    total = scale * (
         weights.giou * giou_loss
         + weights.l1 * l1_loss
         + weights.corner * divergence

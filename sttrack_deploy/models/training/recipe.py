@@ -4,67 +4,90 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+import types
+import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 from sttrack_deploy.errors import UserError
 from sttrack_deploy.models.config import ModelConfig, preset
 from sttrack_deploy.models.training.data_recipe import DataRecipe
 from sttrack_deploy.models.training.losses import LossWeights
+from sttrack_deploy.models.training.optimizer_recipe import OptimizerRecipe
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-__all__ = ["OptimizerRecipe", "Recipe", "read_recipe"]
+__all__ = ["Autocast", "OptimizerRecipe", "Recipe", "read_recipe"]
 
-
-@dataclass(frozen=True, slots=True)
-class OptimizerRecipe:
-    """AdamW with a linear warm-up and a cosine to zero.
-
-    Attributes:
-        steps: length of the schedule, in batches.
-        learning_rate: at its peak.
-        backbone_rate: factor on it for the backbone.
-        clip_norm: largest norm of the gradient.
-        ema: decay of the running average of the weights, which is what is validated and kept.
-        freeze_norm_at: from this share of the steps on, batch norm uses its running statistics.
-            The rest of the network then adapts to what it is deployed with.
-    """
-
-    steps: int = 10_000
-    warmup: int = 300
-    learning_rate: float = 8e-4
-    backbone_rate: float = 1.0
-    weight_decay: float = 1e-4
-    clip_norm: float = 1.0
-    ema: float = 0.999
-    freeze_norm_at: float = 0.75
+Autocast = Literal["none", "bf16", "fp16"]
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Everything that decides the outcome of a run, with the data and the seed."""
+    """Everything that decides the outcome of a run, with the data.
+
+    Attributes:
+        seed: of the fresh weights, the clips and the dropout.
+        autocast: type of the forward pass's matrix products and convolutions; the weights and their
+            optimisation are float32 always. With ``fp16`` the loss is scaled.
+    """
 
     model: ModelConfig
     data: DataRecipe = field(default_factory=DataRecipe)
     optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
     losses: LossWeights = field(default_factory=LossWeights)
     seed: int = 1
-    bfloat16: bool = True
+    autocast: Autocast = "bf16"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types only, fit for JSON and for comparing recipes."""
+        return {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], where: str) -> Recipe:
+        """The reverse of :meth:`to_dict`; a setting that is not there has its default.
+
+        Raises:
+            UserError: a key is unknown, or a value is not possible.
+        """
+        tables = {
+            name: _fill(kind, data[name], f"{where} [{name}]")
+            for name, kind in _TABLES.items()
+            if name in data
+        }
+        return cast(Recipe, _fill(cls, {**data, **tables}, where))
+
+    def length(self, shares: int) -> int:
+        """Steps of the whole schedule, with ``shares`` batches side by side in each (see ``shares.py``)."""
+        return self.optimizer.length(self.data.clips * shares * self.optimizer.accumulate)
+
+
+_TABLES: dict[str, type[Any]] = {
+    "model": ModelConfig,
+    "data": DataRecipe,
+    "optimizer": OptimizerRecipe,
+    "losses": LossWeights,
+}
+
+_SIZES = (
+    *("hidden_dim", "heads", "feedforward_dim", "memory_heads", "memory_feedforward_dim", "head_dim"),
+    *("encoder_layers", "decoder_layers", "memory_layers", "template_factor", "search_factor", "stride"),
+)
+"""Of a network; all are above 0."""
 
 
 def read_recipe(path: Path) -> Recipe:
-    """Read a recipe: tables ``[model]``, ``[data]``, ``[optimizer]``, ``[losses]`` and ``seed``.
+    """Read a recipe: tables ``[model]``, ``[data]``, ``[optimizer]``, ``[losses]``, ``seed`` and ``autocast``.
 
     ``[model]`` names a ``preset`` and overrides any field of it.
 
     Raises:
-        UserError: not readable, not TOML, or a key is unknown.
+        UserError: not readable, not TOML, a key is unknown, or a value is not possible.
     """
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -72,24 +95,84 @@ def read_recipe(path: Path) -> Recipe:
         raise UserError(f"cannot read the recipe {path}: {error.strerror or error}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not a TOML file: {error}") from error
-    model = dict(data.pop("model", {}))
-    base = preset(str(model.pop("preset", "sttrack-nano")))
-    parts: dict[str, Any] = {"model": ModelConfig.from_dict({**base.to_dict(), **model})}
-    for name, kind in (("data", DataRecipe), ("optimizer", OptimizerRecipe), ("losses", LossWeights)):
-        parts[name] = _fill(kind, data.pop(name, {}), f"{path} [{name}]")
-    for name in ("seed", "bfloat16"):
-        if name in data:
-            parts[name] = data.pop(name)
-    if data:
-        raise UserError(
-            f"{path} has unknown keys {sorted(data)}; known tables are model, data, optimizer, losses"
-        )
-    return Recipe(**parts)
+    known = {f.name for f in dataclasses.fields(Recipe)}
+    unknown = sorted(set(data) - known)
+    if unknown:
+        raise UserError(f"{path} has unknown keys {unknown}; known ones are {sorted(known)}")
+    for name in _TABLES:
+        if not isinstance(data.get(name, {}), dict):
+            raise UserError(f"{path}: {name} is a table [{name}], not {data[name]!r}")
+    model = dict(data.get("model", {}))
+    data["model"] = {**preset(str(model.pop("preset", "sttrack-nano"))).to_dict(), **model}
+    if "samples" in data.get("optimizer", {}):
+        data["optimizer"] = {"steps": 0, **data["optimizer"]}
+    recipe = Recipe.from_dict(data, str(path))
+    for name in _SIZES:
+        if getattr(recipe.model, name) <= 0:
+            raise UserError(f"{path} [model]: {name} is above 0, not {getattr(recipe.model, name)}")
+    if not 0 <= recipe.model.dropout < 1:
+        raise UserError(f"{path} [model]: dropout is from 0 to below 1, not {recipe.model.dropout}")
+    return recipe
 
 
 def _fill(kind: type[Any], values: Mapping[str, Any], where: str) -> Any:
-    known = {f.name for f in dataclasses.fields(kind)}
-    unknown = sorted(set(values) - known)
+    """A dataclass from a table, its keys and the types of its values checked."""
+    if kind is DataRecipe:
+        return DataRecipe.from_dict(values, where)
+    types_of = typing.get_type_hints(kind)
+    known = [f.name for f in dataclasses.fields(kind)]
+    unknown = sorted(set(values) - set(known))
     if unknown:
-        raise UserError(f"{where} has unknown keys {unknown}; known keys are {sorted(known)}")
-    return kind(**values)
+        raise UserError(f"{where} has unknown keys {unknown}; known ones are {sorted(known)}")
+    try:
+        return kind(**{name: _converted(value, types_of[name], name) for name, value in values.items()})
+    except UserError as error:
+        raise type(error)(f"{where}: {error}") from error
+
+
+def _converted(value: Any, kind: Any, name: str) -> Any:
+    """A TOML value as the type of a field; fields of other types than the ones here look after themselves."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        for option in arguments:
+            try:
+                return _converted(value, option, name)
+            except UserError:
+                continue
+        raise UserError(f"{name} cannot be {value!r}")
+    if origin is Literal:
+        if value not in arguments:
+            raise UserError(f"{name} is one of {', '.join(map(repr, arguments))}, not {value!r}")
+    elif origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise UserError(f"{name} is a list, not {value!r}")
+        each = arguments[:1] * len(value) if arguments[1:] == (...,) else arguments
+        if len(each) != len(value):
+            raise UserError(f"{name} is a list of {len(each)}, not {value!r}")
+        return tuple(_converted(v, k, name) for v, k in zip(value, each, strict=True))
+    elif origin is not None and issubclass(origin, Mapping):
+        if not isinstance(value, dict):
+            raise UserError(f"{name} is a table, not {value!r}")
+        return {key: _converted(v, arguments[1], f"{name}.{key}") for key, v in value.items()}
+    elif kind is float:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise UserError(f"{name} is a number, not {value!r}")
+        return float(value)
+    elif kind is int:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise UserError(f"{name} is a whole number, not {value!r}")
+    elif kind is bool and not isinstance(value, bool):
+        raise UserError(f"{name} is true or false, not {value!r}")
+    elif kind is str and not isinstance(value, str):
+        raise UserError(f"{name} is a text, not {value!r}")
+    return value
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(v) for key, v in sorted(value.items())}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return str(value) if isinstance(value, Path) else value

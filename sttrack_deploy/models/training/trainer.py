@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import csv
+import contextlib
+import json
 import math
 import time
 from collections.abc import Callable
@@ -12,50 +13,61 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from sttrack_deploy.errors import UserError
-from sttrack_deploy.evaluation.confidence import auroc
-from sttrack_deploy.files import atomic_path
+from sttrack_deploy.errors import MissingDependencyError, UserError
 from sttrack_deploy.models.network import STTrack
-from sttrack_deploy.models.training.clip_forward import LikenessProbe, forward_clip
-from sttrack_deploy.models.training.clips import ClipBatch, ClipSource
-from sttrack_deploy.models.training.losses import LossTerms, generalized_iou, grade
+from sttrack_deploy.models.training.checkpoints import CheckpointFolder, check_belongs, unpack
+from sttrack_deploy.models.training.clip_forward import ClipNetwork, LikenessProbe
+from sttrack_deploy.models.training.clips import ClipBatch, ClipSource, seeded
+from sttrack_deploy.models.training.curves import CURVES, draw_curves
+from sttrack_deploy.models.training.distributed import ALONE, Processes
+from sttrack_deploy.models.training.losses import grade
+from sttrack_deploy.models.training.meter import Meter
+from sttrack_deploy.models.training.optimizer import Optimizer, freeze_parts, train_mode
 from sttrack_deploy.models.training.recipe import Recipe
+from sttrack_deploy.models.training.schedule import learning_rate_at
+from sttrack_deploy.models.training.shares import ClipFeed, Prefetched
+from sttrack_deploy.models.training.starting import fresh_network
+from sttrack_deploy.models.training.stopping import StopRequest
+from sttrack_deploy.models.training.synced_norm import synchronise_batch_norm
+from sttrack_deploy.models.training.training_log import LOG, Progress, TrainingLog, Validation
+from sttrack_deploy.models.training.validation import grade_predictions, predict_clips
+from sttrack_deploy.models.training.validation_strip import STRIP, draw_validation_strip
 from sttrack_deploy.models.weights import save_weights
 
-__all__ = ["Progress", "Trainer", "Validation", "learning_rate_at"]
+__all__ = ["BEST", "WEIGHTS", "RunOptions", "Trainer"]
 
-LAST, BEST, WEIGHTS, LOG = "last.pt", "best.safetensors", "weights.safetensors", "log.csv"
+BEST, WEIGHTS = "best.safetensors", "weights.safetensors"
+
+_GO_ON, _TIME_IS_OVER, _INTERRUPTED, _FAILED = range(4)
 
 
-@dataclass(frozen=True, slots=True)
-class Validation:
-    """Teacher-forced quality on held-out clips: mean IoU where the target is present, and the AUROC of
-    the confidence for its being present (NaN if all frames are alike)."""
-
-    iou: float
-    auroc: float
+def _say_nothing(text: str) -> None:
+    del text
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
-    """One line of the log; means since the line before."""
+class RunOptions:
+    """How a run is carried out. Only ``shares`` changes what comes out of it.
 
-    step: int
-    steps: int
-    loss: float
-    iou: float
-    frames_per_second: float
-    learning_rate: float
-    validation: Validation | None
+    Attributes:
+        processes: that carry it out together.
+        shares: batches that a step takes side by side, a multiple of the number of processes; ``None``: one for each.
+        ahead: batches made ahead, each in a thread of its own; the source must bear so many calls at a time.
+        keep: checkpoints that stay.
+        tensorboard: write TensorBoard's log.
+        changed_recipe: go on from a checkpoint of another recipe (of the same network).
+        note: is told, in the main process, what a person should know.
+    """
 
-
-def learning_rate_at(step: int, recipe: Recipe) -> float:
-    """Linear warm-up, then a cosine to zero at the last step."""
-    o = recipe.optimizer
-    warm = min(1.0, (step + 1) / max(1, o.warmup))
-    return o.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * min(1.0, step / o.steps)))
+    processes: Processes = ALONE
+    shares: int | None = None
+    ahead: int = 0
+    keep: int = 3
+    tensorboard: bool = False
+    changed_recipe: bool = False
+    note: Callable[[str], None] = _say_nothing
 
 
 class Trainer:
@@ -65,9 +77,12 @@ class Trainer:
         recipe: all settings.
         source: clips to learn from.
         folder: checkpoints and the log go here; a run that lies here is resumed.
-        held_out: clips to validate on, or ``None``.
+        held_out: clips to validate on, on the CPU, or ``None``; equal in all processes.
         initial: network to start from instead of random weights (fine-tuning).
-        device: where to train.
+        options: how it is carried out, and on which device.
+
+    Raises:
+        UserError: the recipe does not fit the network, or the folder holds another run.
     """
 
     def __init__(
@@ -77,28 +92,33 @@ class Trainer:
         folder: Path,
         held_out: ClipBatch | None = None,
         initial: STTrack | None = None,
-        device: str = "cpu",
+        options: RunOptions = RunOptions(),
     ) -> None:
-        self.recipe, self.source, self.folder, self.held_out, self.device = (
-            recipe,
-            source,
-            folder,
-            held_out,
-            device,
-        )
-        torch.manual_seed(recipe.seed)
-        if initial is None:
-            initial = STTrack(recipe.model)
-            _tie_encoder_keys(initial)
-        self.network = initial.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.probe = LikenessProbe(recipe.model.hidden_dim).to(device)
-        self.average = STTrack(recipe.model).to(device).requires_grad_(False).eval()
+        self.recipe, self.source, self.folder, self.held_out = recipe, source, folder, held_out
+        self.options, self.processes = options, options.processes
+        self.device = self.processes.device
+        self.shares = options.shares or self.processes.count
+        if self.shares % self.processes.count:
+            raise UserError(
+                f"{self.shares} shares cannot be divided among {self.processes.count} processes: --shares is a multiple"
+            )
+        self.steps = recipe.length(self.shares)
+        kind = torch.device(self.device).type
+        network = initial or fresh_network(recipe.model, recipe.seed)
+        self.network = network.requires_grad_(True).to(self.device)
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        freeze_parts(self.network, recipe.optimizer.freeze)
+        self.probe = LikenessProbe(recipe.model.hidden_dim).to(self.device)
+        self.average = STTrack(recipe.model).to(self.device).requires_grad_(False).eval()
         self.average.load_state_dict(self.network.state_dict())
-        self.generator = torch.Generator().manual_seed(recipe.seed)
-        self.optimizer = self._make_optimizer()
-        self.step, self.best = 0, -1.0
-        if (folder / LAST).is_file():
-            self._resume(folder / LAST)
+        whole = ClipNetwork(self.network, self.probe, recipe.optimizer.truncate)
+        self.optimizer = Optimizer(whole, recipe.optimizer, recipe.autocast, kind)
+        self.checkpoints = CheckpointFolder(folder, options.keep)
+        self.step, self.best, self.saved = 0, -1.0, -1
+        self._resume()
+        if self.processes.count > 1:
+            synchronise_batch_norm(self.network)
+        self.parallel = self.processes.parallel(whole)
 
     def run(
         self,
@@ -110,189 +130,186 @@ class Trainer:
     ) -> None:
         """Train to step ``until`` (the schedule's end by default) or for about ``seconds``; always ends saved.
 
-        Ctrl-C saves as well and is raised again.
+        Ctrl-C and SIGTERM, in any of the processes, end the step, save, and are raised again; so does an
+        exception of the clip source.
+
+        Args:
+            report: is given each line of the log, in the main process.
+            until: stop after this step; a later run goes on.
+            report_every: steps for each line.
+            validate_every: steps from one validation, with a checkpoint, to the next.
+            seconds: stop after this time.
         """
-        steps = self.recipe.optimizer.steps
-        until = steps if until is None else min(until, steps)
-        started = window = time.monotonic()
-        totals, count = torch.zeros(2), 0
-        try:
-            while self.step < until and time.monotonic() - started < seconds:
-                terms = self._train_step()
-                totals += torch.stack((terms.total.detach(), terms.iou)).cpu()
-                count += 1
-                at_end = self.step == until
-                validated = self._validate_and_save() if self.step % validate_every == 0 or at_end else None
-                if validated or self.step % report_every == 0:
-                    frames = count * self.recipe.data.clips * self.recipe.data.frames
-                    loss, iou = (totals / count).tolist()
-                    rate = frames / max(1e-9, time.monotonic() - window)
-                    line = Progress(
-                        self.step,
-                        steps,
-                        loss,
-                        iou,
-                        rate,
-                        learning_rate_at(self.step - 1, self.recipe),
-                        validated,
-                    )
-                    self._log(line)
-                    report(line)
-                    totals, count, window = torch.zeros(2), 0, time.monotonic()
-        finally:
+        end = self.steps if until is None else min(until, self.steps)
+        started = time.monotonic()
+        o = self.recipe.optimizer
+        with contextlib.ExitStack() as stack:
+            stop = stack.enter_context(StopRequest(self.processes.launched))
+            clips = stack.enter_context(contextlib.closing(self._clips(end)))
+            log = self._open_log(stack)
+            meter = Meter(self.recipe, self.shares, self.processes, self.device, end - self.step)
+            error: BaseException | None = None
+            verdict = _GO_ON
+            while self.step < end:
+                first = self.step * o.accumulate
+                batches: list[ClipBatch] = []
+                with meter.waiting():
+                    try:
+                        batches = [clips.batch(first + i) for i in range(o.accumulate)]
+                    except (Exception, KeyboardInterrupt) as raised:  # it is raised again below
+                        error = raised
+                verdict = self._verdict(error, stop.made, time.monotonic() - started >= seconds)
+                if verdict != _GO_ON:
+                    break
+                self._train_step(batches, meter)
+                is_milestone = self.step % validate_every == 0 or self.step == end
+                with meter.paused():
+                    validation = self._validate() if is_milestone else None
+                if is_milestone or self.step % report_every == 0:
+                    line = meter.line(self.step, self.steps, self._rate(self.step - 1), validation)
+                    if log is not None:
+                        log.write(line)
+                        report(line)
+                if is_milestone:
+                    with meter.paused():
+                        self._draw_curves()
+                        self._save()
             self._save()
+            # A launcher stops all processes as soon as one of them ends.
+            self.processes.wait_for_all()
+        if error is not None:
+            raise error
+        if verdict == _INTERRUPTED:
+            raise KeyboardInterrupt
+        if verdict == _FAILED:
+            raise UserError("another process of this run failed; its own line says why")
 
-    def validate(self) -> Validation:
-        """Grade the averaged weights on the held-out clips."""
-        if self.held_out is None:
-            return Validation(math.nan, math.nan)
-        network = self.average
-        boxes, confidences = [], []
-        with torch.no_grad():
-            for start in range(0, len(self.held_out.template), 16):
-                index = torch.arange(start, min(start + 16, len(self.held_out.template)))
-                corners = forward_clip(
-                    network, self.probe, self.held_out.select(index).to(self.device)
-                ).corners
-                boxes.append(corners.box.cpu())
-                confidences.append(corners.confidence.cpu())
-        present, truth = self.held_out.present.flatten(), self.held_out.box.flatten(0, 1).clamp(0, 1)
-        overlap, _ = generalized_iou(torch.cat(boxes)[present].float(), truth[present])
-        confidence = torch.cat(confidences).float()
-        return Validation(
-            float(overlap.sum()) / max(1, len(overlap)), auroc(confidence.numpy(), present.numpy())
-        )
+    def _verdict(self, error: BaseException | None, stopped: bool, late: bool) -> int:
+        """What all processes do now: they must agree, since none can train alone."""
+        mine = _TIME_IS_OVER if late else _GO_ON
+        if stopped or isinstance(error, KeyboardInterrupt):
+            mine = _INTERRUPTED
+        elif error is not None:
+            mine = _FAILED
+        return self.processes.highest(mine)
 
-    def _train_step(self) -> LossTerms:
-        recipe, network = self.recipe, self.network
-        network.train()
-        if self.step >= recipe.optimizer.freeze_norm_at * recipe.optimizer.steps:
-            for module in network.modules():
-                if isinstance(module, nn.BatchNorm2d):
-                    module.eval()
-        clip = self.source.sample(recipe.data.clips, recipe.data.frames, self.generator).to(self.device)
-        kind = torch.device(self.device).type
-        with torch.autocast(kind, torch.bfloat16) if recipe.bfloat16 else nullcontext():
-            prediction = forward_clip(network, self.probe, clip)
-        corners = prediction.corners
-        terms = grade(
-            corners.box.float(),
-            corners.score_top_left,
-            corners.score_bottom_right,
-            prediction.likeness,
-            clip.box.flatten(0, 1),
-            clip.present.flatten(),
-            recipe.losses,
-        )
-        rate = learning_rate_at(self.step, recipe)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate * group["rate"]
-        self.optimizer.zero_grad(set_to_none=True)
-        terms.total.backward()  # type: ignore[no-untyped-call]
-        norm = nn.utils.clip_grad_norm_(network.parameters(), recipe.optimizer.clip_norm)
-        if torch.isfinite(norm):
-            self.optimizer.step()
+    def _clips(self, end: int) -> Prefetched:
+        data, each = self.recipe.data, self.shares // self.processes.count
+        mine = range(self.processes.rank * each, (self.processes.rank + 1) * each)
+        feed = ClipFeed(self.source, data.clips, data.frames, self.recipe.seed, mine, self.device)
+        return Prefetched(feed, self.options.ahead, end * self.recipe.optimizer.accumulate)
+
+    def _open_log(self, stack: contextlib.ExitStack) -> TrainingLog | None:
+        if not self.processes.is_main:
+            return None
+        log = TrainingLog(self.folder, self.step, self.options.tensorboard)
+        return stack.enter_context(contextlib.closing(log))
+
+    def _rate(self, step: int) -> float:
+        return learning_rate_at(step, self.steps, self.recipe.optimizer)
+
+    def _train_step(self, batches: list[ClipBatch], meter: Meter) -> None:
+        recipe, o = self.recipe, self.recipe.optimizer
+        train_mode(self.network, o.freeze, self.step >= o.freeze_norm_at * self.steps)
+        # Dropout is the only randomness here; seeded by the step, it needs no place in a checkpoint. The last number
+        # tells these seeds from those of the clips.
+        torch.manual_seed(seeded(recipe.seed, self.step, self.processes.rank, 1).initial_seed())
+        for number, clip in enumerate(batches):
+            is_last = number + 1 == len(batches)
+            with self._unsynchronised() if not is_last else nullcontext():
+                with self._autocast():
+                    prediction = self.parallel(clip)
+                corners = prediction.corners
+                terms = grade(
+                    corners.box.float(),
+                    corners.score_top_left,
+                    corners.score_bottom_right,
+                    prediction.likeness,
+                    clip.box.flatten(0, 1),
+                    clip.present.flatten(),
+                    recipe.losses,
+                    clip.box.shape[1],
+                    self.processes.average,
+                )
+                self.optimizer.backward(terms.total / len(batches))
+            meter.add(terms)
+        meter.add_step(self.optimizer.step(self._rate(self.step)))
         self.step += 1
         self._update_average()
-        return terms
 
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        kinds = {"bf16": torch.bfloat16, "fp16": torch.float16}
+        if self.recipe.autocast == "none":
+            return nullcontext()
+        return torch.autocast(torch.device(self.device).type, kinds[self.recipe.autocast])
+
+    def _unsynchronised(self) -> contextlib.AbstractContextManager[Any]:
+        """Gradients are averaged over the processes once a step, with the last of its batches."""
+        if isinstance(self.parallel, nn.parallel.DistributedDataParallel):
+            return self.parallel.no_sync()
+        return nullcontext()
+
+    @torch.no_grad()
     def _update_average(self) -> None:
         # A young average would remember the random start for too long.
         decay = min(self.recipe.optimizer.ema, (1 + self.step) / (10 + self.step))
-        with torch.no_grad():
-            for mine, theirs in zip(
-                self.average.state_dict().values(), self.network.state_dict().values(), strict=True
-            ):
-                if mine.is_floating_point():
-                    mine.lerp_(theirs, 1 - decay)
-                else:
-                    mine.copy_(theirs)
+        mine, theirs = self.average.state_dict().values(), self.network.state_dict().values()
+        floats: tuple[list[Tensor], list[Tensor]] = ([], [])
+        for a, b in zip(mine, theirs, strict=True):
+            if a.is_floating_point():
+                floats[0].append(a)
+                floats[1].append(b)
+            else:
+                a.copy_(b)
+        torch._foreach_lerp_(floats[0], floats[1], 1 - decay)
 
-    def _make_optimizer(self) -> torch.optim.AdamW:
-        groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-        for name, parameter in self.network.named_parameters():
-            groups.setdefault((name.startswith("backbone."), parameter.ndim > 1), []).append(parameter)
-        o = self.recipe.optimizer
-        described: list[dict[str, Any]] = [
-            {
-                "params": parameters,
-                "rate": o.backbone_rate if backbone else 1.0,
-                "weight_decay": o.weight_decay if matrix else 0.0,
-            }
-            for (backbone, matrix), parameters in groups.items()
-        ]
-        described.append({"params": list(self.probe.parameters()), "rate": 1.0, "weight_decay": 0.0})
-        return torch.optim.AdamW(described, lr=o.learning_rate)
-
-    def _validate_and_save(self) -> Validation:
-        result = self.validate()
-        score = result.iou if math.isfinite(result.iou) else float(self.step)
-        if score > self.best:
-            self.best = score
-            save_weights(self.folder / BEST, self.recipe.model, self.average.state_dict())
-        self._save()
+    def _validate(self) -> Validation | None:
+        """Grade the averaged weights on the held-out clips; keep them if they are the best so far."""
+        if self.held_out is None:
+            return None
+        predictions = predict_clips(self.average, self.probe, self.held_out, self.processes)
+        result = grade_predictions(predictions, self.held_out)
+        is_best = result.iou > self.best
+        self.best = result.iou if is_best else self.best
+        if self.processes.is_main:
+            draw_validation_strip(self.held_out, predictions, self.folder / STRIP)
+            if is_best:
+                save_weights(self.folder / BEST, self.recipe.model, self.average.state_dict())
         return result
 
+    def _draw_curves(self) -> None:
+        if self.processes.is_main:
+            with contextlib.suppress(MissingDependencyError):  # matplotlib; the CSV has the same numbers
+                draw_curves(self.folder / LOG, self.folder / CURVES)
+
     def _save(self) -> None:
-        save_weights(self.folder / WEIGHTS, self.recipe.model, self.average.state_dict())
-        with atomic_path(self.folder / LAST) as temporary:
-            torch.save(
+        """Write weights and checkpoint, unless this step's are written."""
+        if self.processes.is_main and self.saved != self.step:
+            save_weights(self.folder / WEIGHTS, self.recipe.model, self.average.state_dict())
+            self.checkpoints.save(
                 {
-                    "config": self.recipe.model.to_json(),
+                    "recipe": json.dumps(self.recipe.to_dict(), sort_keys=True),
+                    "shares": self.shares,
                     "step": self.step,
                     "best": self.best,
                     "network": self.network.state_dict(),
                     "average": self.average.state_dict(),
                     "probe": self.probe.state_dict(),
-                    "optimizer": self.optimizer.state_dict(),
-                    "generator": self.generator.get_state(),
-                    "random": torch.get_rng_state(),
-                },
-                temporary,
+                    "optimizer": self.optimizer.state(),
+                }
             )
+        self.saved = self.step
 
-    def _resume(self, path: Path) -> None:
-        state = torch.load(path, map_location=self.device, weights_only=True)
-        if state["config"] != self.recipe.model.to_json():
-            raise UserError(
-                f"{path} is a run of another network; choose another --out, or delete that folder"
-            )
+    def _resume(self) -> None:
+        # The main process alone reads: the folder need not be on every machine, and all go on from the same bytes.
+        content = self.processes.from_main(lambda: self.checkpoints.newest(self.options.note))
+        if content is None:
+            return
+        state = unpack(content, self.network)
+        check_belongs(state, self.recipe, self.shares, self.folder, self.options.changed_recipe)
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
         self.probe.load_state_dict(state["probe"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.generator.set_state(state["generator"].cpu())
-        torch.set_rng_state(state["random"].cpu())
+        self.optimizer.load_state(state["optimizer"])
         self.step, self.best = int(state["step"]), float(state["best"])
-
-    def _log(self, line: Progress) -> None:
-        path = self.folder / LOG
-        is_new = not path.exists()
-        with path.open("a", newline="") as file:
-            writer = csv.writer(file)
-            if is_new:
-                writer.writerow(
-                    ("step", "loss", "iou", "frames_per_second", "learning_rate", "val_iou", "val_auroc")
-                )
-            v = line.validation
-            writer.writerow(
-                (
-                    line.step,
-                    f"{line.loss:.4f}",
-                    f"{line.iou:.4f}",
-                    f"{line.frames_per_second:.1f}",
-                    f"{line.learning_rate:.3g}",
-                    *((f"{v.iou:.4f}", f"{v.auroc:.4f}") if v else ("", "")),
-                )
-            )
-
-
-def _tie_encoder_keys(network: STTrack) -> None:
-    """Start every encoder key projection equal to its query projection.
-
-    Attention then begins as likeness of tokens, which is what matching a template to a search region
-    needs; from random projections it first has to be found.
-    """
-    for layer in network.encoder.layers:
-        attention = layer.self_attention
-        attention.k_proj.load_state_dict(attention.q_proj.state_dict())  # type: ignore[union-attr]
+        self.saved = self.step

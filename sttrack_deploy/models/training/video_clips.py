@@ -1,34 +1,31 @@
-"""Clips from annotated videos: ``<name>.mp4`` with ``<name>.txt``, or several ``<name>__trackN.txt``.
+"""Annotated videos in memory: ``<name>.mp4`` with ``<name>.txt``, or several ``<name>__trackN.txt``.
 
-A line of the text file is ``x,y,w,h`` in pixels for one frame; ``nan`` there means absent *or lost*, so such
-frames are never shown (they are no proof of absence).
+Instead of a video there may be a folder ``<name>/`` of images. A line of the text file is ``x,y,w,h`` in pixels
+for one frame; ``nan`` there means absent *or lost*, so such frames are never shown (they are no proof of absence).
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+import zlib
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
-from sttrack_deploy.cropping import crop_patch
 from sttrack_deploy.errors import UserError
-from sttrack_deploy.models.training.clips import ClipBatch, ClipGeometry
-from sttrack_deploy.models.training.draws import Draws
+from sttrack_deploy.evaluation.sequence import VIDEO_SUFFIXES, image_files
 from sttrack_deploy.models.training.image_bank import Split
-from sttrack_deploy.models.training.jitter import search_guess, template_guess
-from sttrack_deploy.models.training.photometry import Degradation
+from sttrack_deploy.models.training.tracks import VISIBLE, UnreadableImageError
 
-__all__ = ["HELD_OUT", "Track", "VideoSource", "load_tracks", "load_video_source"]
+__all__ = ["HELD_OUT", "MemoryTracks", "Track", "load_tracks"]
 
 UInt8Array = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 
 HELD_OUT = (
@@ -41,8 +38,8 @@ UNRELIABLE = (
     "mot_tud_campus_track2",  # its boxes go on while the person is hidden
     "intel_one_by_one_person__track3",  # in part on a chair that the person moved
 )
+HELD_OUT_PERCENT = 10  # of the videos, where none of the named tracks is
 JPEG_QUALITY = 95
-NOISE_TILE = 640
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +48,7 @@ class Track:
 
     Attributes:
         name: the text file's stem.
-        frames: JPEG data of the frames, BGR; shared between the tracks of one video.
+        frames: image files' data (of a video's frames: JPEG), shared between the tracks of one video.
         number: which of the video's frames they are.
         boxes: float64 ``(F, 4)`` x, y, w, h in pixels, all finite.
     """
@@ -60,6 +57,33 @@ class Track:
     frames: tuple[UInt8Array, ...]
     number: tuple[int, ...]
     boxes: FloatArray
+
+
+class MemoryTracks:
+    """A :class:`~sttrack_deploy.models.training.tracks.TrackBank` over tracks in memory."""
+
+    title = "the annotated videos"
+    still = False
+
+    def __init__(self, tracks: Sequence[Track]) -> None:
+        self.tracks = tuple(tracks)
+        self.visible = np.array([len(track.frames) for track in self.tracks], np.int64)
+        self.hidden = np.zeros_like(self.visible)
+        # Long tracks count for more, but not in proportion: their frames resemble one another.
+        self.weights = np.sqrt(self.visible)
+
+    def states(self, track: int) -> UInt8Array:
+        return np.full(len(self.tracks[track].frames), VISIBLE, np.uint8)
+
+    def boxes(self, track: int) -> npt.NDArray[np.float32]:
+        return self.tracks[track].boxes.astype(np.float32)
+
+    def read(self, track: int, frame: int) -> UInt8Array:
+        picture = cv2.imdecode(self.tracks[track].frames[frame], cv2.IMREAD_COLOR)
+        if picture is None:
+            one = self.tracks[track]
+            raise UnreadableImageError(f"frame {one.number[frame] + 1} of {one.name} is damaged")
+        return np.asarray(picture, np.uint8)
 
 
 def load_tracks(
@@ -72,28 +96,53 @@ def load_tracks(
     """Read the annotated videos of some folders into memory, as JPEG (about 60 KB a frame).
 
     Args:
-        folders: each holds ``.mp4`` files with their ``.txt`` files; videos without one are passed over.
-        split: ``'val'`` reads the tracks of ``held_out``, ``'train'`` all others.
-        held_out: names of tracks.
+        folders: each holds videos, or folders of images, with their ``.txt`` files; others are passed over.
+        split: ``'val'`` reads the held-out tracks, ``'train'`` all others.
+        held_out: names of tracks. If none of them is there, a tenth of the videos, at least one, is held out,
+            chosen by a hash of their names.
         excluded: names of tracks that are in neither split.
 
     Raises:
         UserError: a folder or all tracks are missing, or a file cannot be read.
     """
-    tracks: list[Track] = []
+    found: dict[Path, list[Path]] = {}
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"the video folder {folder} does not exist")
-        for video in sorted(folder.glob("*.mp4")):
-            texts = [p for p in sorted(folder.glob(f"{video.stem}*.txt")) if _belongs(p.stem, video.stem)]
-            texts = [p for p in texts if (p.stem in held_out) == (split == "val") and p.stem not in excluded]
-            tracks += _read_video(video, texts) if texts else []
+        annotations = [text for text in sorted(folder.glob("*.txt")) if text.stem not in excluded]
+        for video in sorted(folder.iterdir()):
+            if video.name.startswith(".") or not (video.suffix.lower() in VIDEO_SUFFIXES or video.is_dir()):
+                continue
+            name = video.name if video.is_dir() else video.stem
+            if texts := [text for text in annotations if _belongs(text.stem, name)]:
+                found[video] = texts
+    kept = _held_out(found, held_out)
+    tracks: list[Track] = []
+    for video, texts in found.items():
+        if texts := [text for text in texts if (text in kept) == (split == "val")]:
+            tracks += _read_video(video, texts)
     if not tracks:
+        where = ", ".join(map(str, folders))
+        if len(found) == 1:
+            raise UserError(
+                f"{where} has one annotated video; training needs two, one of them to hold out, "
+                "or held-out clips of something else ([data.held_out] in the recipe)"
+            )
         raise UserError(
-            f"no annotated video for the split '{split}' in {', '.join(map(str, folders))}: "
+            f"no annotated video for the split '{split}' in {where}: "
             "each <name>.mp4 needs a <name>.txt with x,y,w,h a line"
         )
     return tracks
+
+
+def _held_out(found: dict[Path, list[Path]], named: Sequence[str]) -> set[Path]:
+    """The texts of the tracks that are held out."""
+    chosen = {text for texts in found.values() for text in texts if text.stem in named}
+    if chosen or len(found) < 2:
+        return chosen
+    shuffled = sorted(found, key=lambda video: zlib.crc32(video.name.encode()))
+    count = max(1, len(found) * HELD_OUT_PERCENT // 100)
+    return {text for video in shuffled[:count] for text in found[video]}
 
 
 def _belongs(text: str, video: str) -> bool:
@@ -104,25 +153,23 @@ def _read_video(video: Path, texts: list[Path]) -> list[Track]:
     """The tracks of one video; only frames that some track has a box in are kept."""
     boxes = {path: _read_boxes(path) for path in texts}
     length = max(len(b) for b in boxes.values())
-    capture = cv2.VideoCapture(str(video))
-    size = (capture.get(cv2.CAP_PROP_FRAME_WIDTH), capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
-    valid = {path: _usable(b, size) for path, b in boxes.items()}
-    stored: dict[int, UInt8Array] = {}
-    index = 0
-    while index < length:
-        read, frame = capture.read()
-        if not read:
-            break
-        if any(index < len(v) and bool(v[index]) for v in valid.values()):
-            _, data = cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-            stored[index] = np.asarray(data, np.uint8)
-        index += 1
-    capture.release()
-    if index == 0:
+    with closing(_images(video) if video.is_dir() else _decoded(video)) as pictures:
+        stored: dict[int, UInt8Array] = {}
+        valid: dict[Path, BoolArray] = {}
+        index = -1
+        for index, (picture, data) in enumerate(pictures):
+            if index == 0:
+                size = (float(picture.shape[1]), float(picture.shape[0]))
+                valid = {path: _usable(b, size) for path, b in boxes.items()}
+            if index >= length:
+                break
+            if any(index < len(v) and bool(v[index]) for v in valid.values()):
+                stored[index] = data if data is not None else _encoded(picture)
+    if index < 0:
         raise UserError(f"the video {video} cannot be read")
-    if index < length:
+    if index + 1 < length:
         raise UserError(
-            f"{video} has {index} frames but {texts[0]} has {length} lines; they must be one a frame"
+            f"{video} has {index + 1} frames but {texts[0]} has {length} lines; they must be one a frame"
         )
     tracks = []
     for path in texts:
@@ -131,6 +178,32 @@ def _read_video(video: Path, texts: list[Path]) -> list[Track]:
             frames = tuple(stored[i] for i in number)
             tracks.append(Track(path.stem, frames, tuple(number), boxes[path][number]))
     return tracks
+
+
+def _decoded(video: Path) -> Generator[tuple[UInt8Array, None], None, None]:
+    capture = cv2.VideoCapture(str(video))
+    try:
+        while True:
+            read, frame = capture.read()
+            if not read:
+                return
+            yield np.asarray(frame, np.uint8), None
+    finally:
+        capture.release()
+
+
+def _images(folder: Path) -> Generator[tuple[UInt8Array, UInt8Array], None, None]:
+    for path in image_files(folder):
+        data = np.frombuffer(path.read_bytes(), np.uint8)
+        picture = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+        if picture is None:
+            raise UserError(f"cannot read the image {path}: it is damaged")
+        yield np.asarray(picture, np.uint8), data
+
+
+def _encoded(picture: UInt8Array) -> UInt8Array:
+    _, data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    return np.asarray(data, np.uint8)
 
 
 def _usable(boxes: FloatArray, size: tuple[float, float]) -> BoolArray:
@@ -158,126 +231,3 @@ def _read_boxes(path: Path) -> FloatArray:
     if boxes.ndim != 2 or boxes.shape[1:] != (4,):
         raise UserError(f"{path} must hold four numbers x,y,w,h (or nan) a line")
     return boxes
-
-
-def load_video_source(
-    folders: Sequence[Path], split: Split = "train", *, geometry: ClipGeometry | None = None
-) -> VideoSource:
-    """:class:`VideoSource` over :func:`load_tracks`."""
-    return VideoSource(load_tracks(folders, split), geometry)
-
-
-class VideoSource:
-    """A :class:`~sttrack_deploy.models.training.clips.ClipSource` over annotated videos (always on the CPU).
-
-    Clips run forwards or backwards, at gaps from 1 to ``max_gap`` annotated frames, mirrored or not, with light
-    and camera changed as in the synthetic clips.
-    """
-
-    def __init__(
-        self,
-        tracks: Sequence[Track],
-        geometry: ClipGeometry | None = None,
-        *,
-        max_gap: int = 30,
-        degrade: bool = True,
-    ) -> None:
-        self.tracks = tuple(tracks)
-        self.geometry = geometry or ClipGeometry()
-        self.max_gap = max_gap
-        self.degrade = degrade
-        # Long tracks count for more, but not in proportion: their frames resemble one another.
-        self.weights = torch.tensor([math.sqrt(len(t.frames)) for t in self.tracks])
-        tile = max(NOISE_TILE, self.geometry.search_size + 64)
-        self.noise = torch.randn(3, tile, tile, generator=torch.Generator().manual_seed(0))
-
-    @torch.no_grad()
-    def sample(self, batch: int, frames: int, generator: torch.Generator) -> ClipBatch:
-        """See :meth:`~sttrack_deploy.models.training.clips.ClipSource.sample`."""
-        draws = Draws(generator, torch.device("cpu"))
-        g = self.geometry
-        chosen = torch.multinomial(self.weights, batch, replacement=True, generator=generator).tolist()
-        tracks = [self.tracks[i] for i in chosen]
-        order = [self._moments(draws, len(t.frames), frames) for t in tracks]
-        box = torch.tensor(
-            np.stack([t.boxes[o] for t, o in zip(tracks, order, strict=True)]), dtype=torch.float32
-        )
-        mirrored = draws.chance(0.5, batch)
-        pictures = [
-            [_decode(t.frames[i], bool(m)) for i in o]
-            for t, o, m in zip(tracks, order, mirrored, strict=True)
-        ]
-        limit = torch.tensor([[p[0].shape[1], p[0].shape[0]] for p in pictures], dtype=torch.float32)
-        left = torch.where(mirrored[:, None], limit[:, :1] - box[..., 0] - box[..., 2], box[..., 0])
-        low = torch.stack([left, box[..., 1]], -1)
-        xyxy = torch.cat([low, low + box[..., 2:]], -1)
-        template, template_mask, _ = self._cut(
-            [p[:1] for p in pictures], template_guess(draws, xyxy, g.template_factor), g.template_size
-        )
-        search, search_mask, window = self._cut(
-            [p[1:] for p in pictures], search_guess(draws, xyxy, g.search_factor, limit), g.search_size
-        )
-        truth = (xyxy[:, 1:] - window[..., [0, 1, 0, 1]]) / window[..., 2:]
-        middle = (truth[..., :2] + truth[..., 2:]) / 2
-        present = ((middle > 0) & (middle < 1)).all(-1)
-        if self.degrade:
-            time = torch.linspace(0, 1, frames + 1).expand(batch, -1) * draws.log_uniform(0.02, 0.5, batch, 1)
-            camera = Degradation(draws, batch, frames + 1, time, self.noise)
-            template = _degraded(camera, template, slice(0, 1))
-            search = _degraded(camera, search, slice(1, frames + 1))
-        return ClipBatch(template[:, 0], template_mask[:, 0], search, search_mask, truth, present)
-
-    def _moments(self, draws: Draws, length: int, frames: int) -> list[int]:
-        """Positions in the track of the template's and the searched frames, running one way."""
-        widest = max(1.0, min(float(self.max_gap), (length - 1) / frames))
-        reach = draws.number(0, math.log(widest))
-        gaps = [max(1, round(math.exp(reach) * draws.number(0.4, 1.6))) for _ in range(frames)]
-        steps = np.minimum(np.cumsum([0, *gaps]), length - 1)
-        start = int(draws.number(0, length - int(steps[-1]) - 1e-6))
-        moments = start + steps
-        if draws.number(0, 1) < 0.5:
-            moments = 2 * start + int(steps[-1]) - moments
-        return [int(m) for m in moments]
-
-    def _cut(
-        self, pictures: list[list[UInt8Array]], crop: Tensor, size: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Crops as the runtime cuts them.
-
-        Args:
-            pictures: for each clip its frames, BGR.
-            crop: ``(n, f, 3)`` centre x, y and side, pixels.
-            size: side of the result.
-
-        Returns:
-            uint8 ``(n, f, size, size, 3)``, bool ``(n, f, cells, cells)``, and the windows that were cut,
-            float32 ``(n, f, 3)`` left, top, side.
-        """
-        n, f = crop.shape[:2]
-        cells = size // self.geometry.stride
-        patches = np.empty((n, f, size, size, 3), np.uint8)
-        masks = np.empty((n, f, cells, cells), np.bool_)
-        windows = np.empty((n, f, 3), np.float32)
-        for i in range(n):
-            for j in range(f):
-                x, y, side = crop[i, j].tolist()
-                side = max(side, 4.0)
-                cut = crop_patch(
-                    pictures[i][j], (x - side / 2, y - side / 2, side, side), 1.0, size, self.geometry.stride
-                )
-                patches[i, j], masks[i, j] = cut.patch, cut.mask
-                windows[i, j] = cut.window.x1, cut.window.y1, cut.window.side
-        return torch.from_numpy(patches), torch.from_numpy(masks), torch.from_numpy(windows)
-
-
-def _decode(data: UInt8Array, mirrored: bool) -> UInt8Array:
-    picture = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), np.uint8)
-    return np.ascontiguousarray(picture[:, ::-1]) if mirrored else picture
-
-
-def _degraded(camera: Degradation, pixels: Tensor, frames: slice) -> Tensor:
-    """Pixels uint8 ``(n, f, s, s, 3)`` with the camera's faults; black stays black (it may be padding)."""
-    black = (pixels == 0).all(-1, keepdim=True)
-    canvas = camera.apply(pixels.permute(0, 4, 1, 2, 3).float(), frames)
-    out = (canvas + 0.5).clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 4, 1)
-    return torch.where(black, torch.zeros_like(out), out).contiguous()

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sttrack_deploy.errors import UserError
-from sttrack_deploy.models.training.clips import ClipBatch, MixedSource, concatenate
+from sttrack_deploy.models.training.clips import ClipBatch, MixedSource, concatenate, seeded
 
 
 class Constant:
@@ -67,3 +67,12 @@ def test_select_and_concatenate() -> None:
     joined = concatenate([Constant(1).sample(2, 1, generator), Constant(5).sample(1, 1, generator)])
     assert joined.select(torch.tensor([2, 0])).template[:, 0, 0, 0].tolist() == [5, 1]
     assert joined.to("cpu").box.shape == (3, 1, 4)
+
+
+def test_a_generator_is_its_numbers() -> None:
+    first = torch.rand(3, generator=seeded(1, 2, 3))
+    assert torch.equal(first, torch.rand(3, generator=seeded(1, 2, 3)))
+    others = [
+        torch.rand(3, generator=seeded(*numbers)) for numbers in ((1, 2), (1, 2, 4), (12, 3), (2**63, -1))
+    ]
+    assert not any(torch.equal(first, other) for other in others)

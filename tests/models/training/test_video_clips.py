@@ -1,19 +1,28 @@
-"""Clips cut from annotated videos."""
+"""Annotated videos, and clips cut from them."""
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
 
+import cv2
 import pytest
 import torch
 
 from sttrack_deploy.errors import UserError
-from sttrack_deploy.models.training.video_clips import VideoSource, load_tracks
+from sttrack_deploy.models.training.data_recipe import AugmentationRecipe, DataRecipe
+from sttrack_deploy.models.training.track_source import TrackSource
+from sttrack_deploy.models.training.video_clips import MemoryTracks, Track, load_tracks
+
+SHARP = DataRecipe(augmentation=AugmentationRecipe("none"))
 
 
-def load(folder: Path, split: str = "train") -> list[object]:
+def load(folder: Path, split: str = "train") -> list[Track]:
     return load_tracks([folder], split, held_out=("two",), excluded=())  # type: ignore[arg-type]
+
+
+def clips_of(folder: Path, recipe: DataRecipe | None = None) -> TrackSource:
+    return TrackSource(MemoryTracks(load(folder)), recipe=recipe)
 
 
 def test_splits_and_lost_frames(video_folder: Path) -> None:
@@ -25,7 +34,7 @@ def test_splits_and_lost_frames(video_folder: Path) -> None:
 
 
 def test_boxes_are_where_the_target_is(video_folder: Path) -> None:
-    source = VideoSource(load(video_folder), degrade=False)
+    source = clips_of(video_folder, SHARP)
     clip = source.sample(16, 3, torch.Generator().manual_seed(0))
     assert clip.search.shape == (16, 3, 192, 192, 3)
     assert clip.search_mask.shape == (16, 3, 12, 12)
@@ -48,20 +57,53 @@ def test_boxes_are_where_the_target_is(video_folder: Path) -> None:
 
 
 def test_same_seed_same_clips(video_folder: Path) -> None:
-    source = VideoSource(load(video_folder))
+    source = clips_of(video_folder)
     one, two = (source.sample(3, 2, torch.Generator().manual_seed(4)) for _ in range(2))
     assert torch.equal(one.search, two.search)
     assert torch.equal(one.box, two.box)
 
 
 def test_masked_cells_are_black(video_folder: Path) -> None:
-    clip = VideoSource(load(video_folder)).sample(16, 3, torch.Generator().manual_seed(1))
+    clip = clips_of(video_folder).sample(16, 3, torch.Generator().manual_seed(1))
     assert clip.search_mask.any()
     assert (clip.search[:, :, ::16, ::16][clip.search_mask].float().mean()) < 2
 
 
 def test_many_frames_of_a_short_video(video_folder: Path) -> None:
-    assert VideoSource(load(video_folder)).sample(2, 40, torch.Generator()).search.shape[1] == 40
+    assert clips_of(video_folder).sample(2, 40, torch.Generator()).search.shape[1] == 40
+
+
+def test_a_folder_of_images_is_a_video(video_folder: Path, tmp_path: Path) -> None:
+    capture = cv2.VideoCapture(str(video_folder / "one.mp4"))
+    (tmp_path / "one").mkdir()
+    for number in range(24):
+        assert cv2.imwrite(str(tmp_path / "one" / f"{number}.png"), capture.read()[1])
+    shutil.copy(video_folder / "one.txt", tmp_path)
+    (track,), (decoded,) = load(tmp_path), load(video_folder)
+    assert track.number == decoded.number
+    first, same = (MemoryTracks([one]).read(0, 3) for one in (track, decoded))
+    assert cv2.absdiff(first, same).mean() < 3
+    (tmp_path / "one" / "9.png").write_bytes(b"no picture")
+    with pytest.raises(UserError, match=r"one.9\.png: it is damaged"):
+        load(tmp_path)
+
+
+def test_without_the_named_tracks_a_tenth_is_held_out(video_folder: Path, tmp_path: Path) -> None:
+    for number in range(5):
+        for suffix in (".mp4", ".txt"):
+            shutil.copy(video_folder / f"one{suffix}", tmp_path / f"v{number}{suffix}")
+    shutil.copy(video_folder / "one.txt", tmp_path / "v0__track1.txt")
+    train, val = ({t.name for t in load_tracks([tmp_path], split)} for split in ("train", "val"))  # type: ignore[arg-type]
+    assert not train & val
+    assert len(train | val) == 6
+    assert len({name.split("__")[0] for name in val}) == 1
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    for suffix in (".mp4", ".txt"):
+        shutil.copy(video_folder / f"one{suffix}", alone)
+    assert len(load_tracks([alone])) == 1
+    with pytest.raises(UserError, match="has one annotated video; training needs two"):
+        load_tracks([alone], "val")
 
 
 def test_errors(video_folder: Path, tmp_path: Path) -> None:

@@ -1,0 +1,167 @@
+"""The processes of one training run, as torch's launcher starts them, and what they tell each other.
+
+``torchrun --nproc_per_node N -m sttrack_deploy.cli.train ...`` starts N equal processes on each machine and
+describes them in environment variables. Without those there is one process, and nothing here does anything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from sttrack_deploy.errors import UserError
+
+__all__ = ["ALONE", "Processes", "launched_processes"]
+
+T = TypeVar("T")
+
+PATIENCE = timedelta(hours=1)
+"""How long a process waits for the others: reading a large data set for the first time takes long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Processes:
+    """This process among the ``count`` of a run; all methods but the properties are called by all of them.
+
+    Attributes:
+        rank: of this process, from 0.
+        count: of all.
+        on_node: number of this process among those of its machine, from 0.
+        device: where it trains.
+        launched: by torch's launcher, which passes signals on.
+    """
+
+    rank: int = 0
+    count: int = 1
+    on_node: int = 0
+    device: str = "cpu"
+    launched: bool = False
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process is the one that writes and speaks."""
+        return self.rank == 0
+
+    def average(self, values: Tensor) -> Tensor:
+        """The mean over the processes of a tensor; no gradient passes."""
+        if self.count == 1:
+            return values
+        total = values.detach().clone()
+        dist.all_reduce(total)
+        return total / self.count
+
+    def highest(self, value: int) -> int:
+        """The largest of the processes' numbers; goes through the CPU, so that no process waits for its GPU."""
+        if self.count == 1:
+            return value
+        number = torch.tensor(value)
+        dist.all_reduce(number, dist.ReduceOp.MAX)
+        return int(number)
+
+    def gather(self, thing: T) -> list[T]:
+        """What each process gave, by rank; anything that can be pickled."""
+        if self.count == 1:
+            return [thing]
+        things: list[Any] = [None] * self.count
+        dist.all_gather_object(things, thing)
+        return things
+
+    def from_main(self, make: Callable[[], T]) -> T:
+        """What ``make`` returns in the main process, in all of them; its :class:`UserError` too."""
+        if self.count == 1:
+            return make()
+        answer: list[Any] = [None, None]
+        if self.is_main:
+            try:
+                answer[0] = make()
+            except UserError as error:
+                answer[1] = str(error)
+        dist.broadcast_object_list(answer)
+        if answer[1] is not None:
+            raise UserError(answer[1])
+        return cast(T, answer[0])
+
+    def wait_for_all(self) -> None:
+        """Go on when all processes have come here."""
+        self.highest(0)
+
+    @contextlib.contextmanager
+    def first_on_each_node(self) -> Iterator[None]:
+        """One process of each machine runs the block before the others do: it fills caches that they read."""
+        if self.on_node:
+            self.wait_for_all()
+        yield
+        if not self.on_node:
+            self.wait_for_all()
+
+    def parallel(self, module: nn.Module) -> nn.Module:
+        """The module with gradients averaged over the processes, each of which starts from the main one's weights.
+
+        Buffers are not sent around after the start: synchronised batch norm keeps them equal.
+        """
+        if self.count == 1:
+            return module
+        return nn.parallel.DistributedDataParallel(
+            module, forward_sync_buffers=False, gradient_as_bucket_view=True
+        )
+
+
+ALONE = Processes()
+
+
+@contextlib.contextmanager
+def launched_processes(device: str) -> Iterator[Processes]:
+    """Join the run that the launcher's environment variables describe, and leave it at the end.
+
+    Args:
+        device: ``cpu``; ``cuda``, of which each process takes the one of its number on its machine; or one device.
+
+    Raises:
+        UserError: the device is not there, or another process ended while this one waited for it.
+    """
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    on_node = int(os.environ.get("LOCAL_RANK", "0"))
+    kind = _kind(device)
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"there is no CUDA device for --device {device}: --device cpu trains without one")
+    if kind == "cuda" and (count > 1 or device == "cuda"):
+        if on_node >= torch.cuda.device_count():
+            raise UserError(
+                f"process {on_node} of this machine has no GPU: it has {torch.cuda.device_count()}, "
+                "so many is the most for --nproc_per_node"
+            )
+        device = f"cuda:{on_node}"
+    if kind == "cuda":
+        torch.cuda.set_device(device)
+    if count == 1:
+        yield Processes(device=device, launched="WORLD_SIZE" in os.environ)
+        return
+    # Numbers that decide when to stop go over gloo, tensors on GPUs over NCCL.
+    dist.init_process_group("cpu:gloo,cuda:nccl" if kind == "cuda" else "gloo", timeout=PATIENCE)
+    try:
+        yield Processes(dist.get_rank(), count, on_node, device, launched=True)
+    except RuntimeError as error:
+        # gloo has no error of its own.
+        if isinstance(error, dist.DistError) or "gloo" in str(error).lower():
+            raise UserError(
+                "another process of this run ended, and with it this one; the same command goes on from the last "
+                "checkpoint"
+            ) from error
+        raise
+    finally:
+        dist.destroy_process_group()
+
+
+def _kind(device: str) -> str:
+    try:
+        return torch.device(device).type
+    except RuntimeError as error:
+        raise UserError(f"there is no device {device!r}: cpu, cuda or cuda:0 are") from error
