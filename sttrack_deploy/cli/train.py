@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as ProgressBar
 
 from sttrack_deploy.cli.common import INTERRUPTED, command, console, say
-from sttrack_deploy.cli.train_material import load_material
+from sttrack_deploy.cli.train_material import LAYOUTS, load_material
 from sttrack_deploy.errors import MissingDependencyError, UsageError
 
 if TYPE_CHECKING:
@@ -42,8 +42,8 @@ MUCH_WAITING = 0.2
     "--data",
     "data_places",
     multiple=True,
-    metavar="NAME=DIR",
-    help="Where a published set lies: lasot, got10k, trackingnet or coco; repeatable.",
+    metavar="[NAME=]DIR",
+    help="Where lasot, got10k, trackingnet or coco lies, or the folder that holds them; repeatable.",
 )
 @click.option("--out", type=FOLDER, required=True, help="The run's folder; a run that lies there is resumed.")
 @click.option("--init", type=FILE, help="Start from .safetensors weights or a published checkpoint.")
@@ -123,7 +123,7 @@ def main(
     except ImportError as error:
         name = error.name or "torch"
         raise MissingDependencyError(name, "training", 'pip install "sttrack-deploy[train]"') from error
-    recipe, places = read_recipe(recipe_path), dict(map(_place, data_places))
+    recipe, places = read_recipe(recipe_path), _places(data_places)
     if config is not None:
         recipe = _with_published_network(recipe, config)
     if threads:
@@ -164,11 +164,21 @@ def main(
         _conclude(trainer, display, ahead)
 
 
-def _place(text: str) -> tuple[str, Path]:
-    name, equals, folder = text.partition("=")
-    if not equals or not folder:
-        raise UsageError(f"--data is NAME=DIR, as in --data lasot=/data/lasot, not {text!r}")
-    return name, Path(folder)
+def _places(given: tuple[str, ...]) -> dict[str, Path]:
+    """Where published sets lie, by name; a folder without a name holds several under theirs."""
+    places: dict[str, Path] = {}
+    for text in given:
+        name, equals, folder = text.partition("=")
+        if equals and folder:
+            places[name] = Path(folder)
+            continue
+        found = {known: Path(text) / known for known in LAYOUTS if (Path(text) / known).is_dir()}
+        if not found:
+            raise UsageError(
+                f"--data {text}: there is no folder {', '.join(LAYOUTS)} in it; or name one set, as in --data lasot=DIR"
+            )
+        places |= found
+    return places
 
 
 def _with_published_network(recipe: Recipe, config: Path) -> Recipe:

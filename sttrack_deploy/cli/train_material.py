@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sttrack_deploy.models.training.image_bank import Split
     from sttrack_deploy.models.training.recipe import Recipe
 
-__all__ = ["load_material"]
+__all__ = ["LAYOUTS", "load_material"]
 
 CACHE_VARIABLE = "STTRACK_CACHE"
 """Environment variable with the folder of the data sets' indexes."""
@@ -30,6 +30,7 @@ LAYOUTS = {
     "trackingnet": "TRAIN_0/ to TRAIN_11/",
     "coco": "annotations/instances_train2017.json and images/train2017/",
 }
+"""What the folder of each published set holds, by its name."""
 
 
 def load_material(

@@ -15,6 +15,7 @@ import torch
 from click.testing import CliRunner, Result
 from noise_clips import NoiseClips
 
+from sttrack_deploy.cli import train
 from sttrack_deploy.cli.train import main
 from sttrack_deploy.models.training.clips import ClipBatch
 from sttrack_deploy.models.training.recipe import Recipe
@@ -139,7 +140,7 @@ def test_it_starts_from_weights(run: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--data", "lasot"], 2, "--data is NAME=DIR"),
+        (["--data", "nowhere"], 2, "--data nowhere: there is no folder lasot"),
         (["--init", "none.safetensors"], 1, "there is no weights file none.safetensors"),
         (["--init", "none.pth.tar"], 1, "there is no checkpoint none.pth.tar"),
         (["--config", "none.yaml"], 1, "cannot read the experiment file none.yaml"),
@@ -153,6 +154,13 @@ def test_errors_are_one_line(run: Run, arguments: list[str], code: int, message:
     assert result.exit_code == code, result.output
     assert result.output.startswith(f"error: {message}")
     assert result.output.count("\n") == 1
+
+
+def test_one_folder_of_several_sets(tmp_path: Path) -> None:
+    for name in ("lasot", "coco", "other"):
+        (tmp_path / "all" / name).mkdir(parents=True)
+    places = train._places((str(tmp_path / "all"), f"coco={tmp_path / 'mine'}"))
+    assert places == {"lasot": tmp_path / "all" / "lasot", "coco": tmp_path / "mine"}
 
 
 def test_a_run_of_another_recipe(run: Run, tmp_path: Path) -> None:
