@@ -17,10 +17,10 @@ from sttrack_deploy.cli.common import complain, console, say
 from sttrack_deploy.cli.tracker_evaluation import Evaluation
 from sttrack_deploy.errors import MissingDependencyError
 from sttrack_deploy.evaluation.comparison import Comparison
-from sttrack_deploy.evaluation.comparison_tables import comparison_notes, comparison_tables
 from sttrack_deploy.evaluation.confidence_summary import confidence_notes, summarize_confidence
 from sttrack_deploy.evaluation.report import Report, without_nan, write_json
-from sttrack_deploy.evaluation.tables import format_ratio, report_notes, report_table
+from sttrack_deploy.evaluation.reporting.comparison_tables import comparison_notes, comparison_tables
+from sttrack_deploy.evaluation.reporting.tables import format_ratio, report_notes, report_table
 
 __all__ = [
     "REPORT_SCHEMA",
@@ -114,12 +114,12 @@ def write_pictures(
     comparison = Comparison.of(scored)
     with console.status("plots") as status:
         if plots is not None:
-            from sttrack_deploy.evaluation.plots import write_plots
+            from sttrack_deploy.evaluation.reporting.plots import write_plots
 
             files = write_plots(comparison, plots)
             say(f"made {len(files)} plots in {plots}")
         if html is not None:
-            from sttrack_deploy.evaluation.html_report import write_html
+            from sttrack_deploy.evaluation.reporting.html_report import write_html
 
             write_html(comparison, html, made=_now(), worst=worst, progress=status.update)
             say(f"made {html} ({html.stat().st_size / 2**20:.1f} MiB)")

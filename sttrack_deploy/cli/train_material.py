@@ -13,8 +13,8 @@ from sttrack_deploy.evaluation.datasets.locations import PARENT_VARIABLE, locate
 
 if TYPE_CHECKING:
     from sttrack_deploy.models.training.clips import ClipBatch, ClipSource
-    from sttrack_deploy.models.training.image_bank import Split
     from sttrack_deploy.models.training.recipe import Recipe
+    from sttrack_deploy.models.training.synthetic.image_bank import Split
 
 __all__ = ["LAYOUTS", "load_material"]
 
@@ -61,11 +61,11 @@ def load_material(
     import torch
 
     from sttrack_deploy.models.training.clips import ClipGeometry, MixedSource
-    from sttrack_deploy.models.training.image_bank import load_image_bank
-    from sttrack_deploy.models.training.synthetic import SyntheticSource
-    from sttrack_deploy.models.training.track_source import TrackSource
-    from sttrack_deploy.models.training.training_sets import PUBLISHED_SETS, TrainingSets
-    from sttrack_deploy.models.training.video_clips import MemoryTracks, load_tracks
+    from sttrack_deploy.models.training.synthetic.image_bank import load_image_bank
+    from sttrack_deploy.models.training.synthetic.source import SyntheticSource
+    from sttrack_deploy.models.training.tracks.track_source import TrackSource
+    from sttrack_deploy.models.training.tracks.training_sets import PUBLISHED_SETS, TrainingSets
+    from sttrack_deploy.models.training.tracks.video_clips import MemoryTracks, load_tracks
 
     data = data or {}
     if unknown := sorted(set(data) - set(PUBLISHED_SETS)):

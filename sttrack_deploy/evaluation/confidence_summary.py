@@ -20,7 +20,7 @@ from sttrack_deploy.evaluation.confidence import (
     lost_flags_score,
 )
 from sttrack_deploy.evaluation.report import Report
-from sttrack_deploy.evaluation.tables import format_ratio
+from sttrack_deploy.evaluation.reporting.tables import format_ratio
 
 __all__ = ["ConfidenceSummary", "confidence_notes", "confidence_summaries", "summarize_confidence"]
 

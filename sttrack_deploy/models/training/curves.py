@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sttrack_deploy.evaluation.plot_style import Plot, drawing, new_figure, tracker_style
+from sttrack_deploy.evaluation.reporting.plot_style import Plot, drawing, new_figure, tracker_style
 from sttrack_deploy.files import atomic_path
 from sttrack_deploy.models.training.training_log import read_log
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, get_args
 
 from sttrack_deploy.errors import UserError
-from sttrack_deploy.models.training.published_splits import Got10kSplit
+from sttrack_deploy.models.training.tracks.published_splits import Got10kSplit
 
 __all__ = [
     "SOURCES",

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from sttrack_deploy.evaluation.plot_style import tracker_style
+from sttrack_deploy.evaluation.reporting.plot_style import tracker_style
 from sttrack_deploy.files import atomic_path
 from sttrack_deploy.models.training.clips import ClipBatch
 from sttrack_deploy.models.training.losses import generalized_iou

@@ -12,7 +12,6 @@ from tiny import TINY
 
 from sttrack_deploy.cli.train_material import load_material
 from sttrack_deploy.errors import UsageError, UserError
-from sttrack_deploy.models.training import published_tracks
 from sttrack_deploy.models.training.clips import ClipBatch, MixedSource, seeded
 from sttrack_deploy.models.training.data_recipe import (
     AugmentationRecipe,
@@ -21,8 +20,9 @@ from sttrack_deploy.models.training.data_recipe import (
     SetsRecipe,
 )
 from sttrack_deploy.models.training.recipe import Recipe
-from sttrack_deploy.models.training.track_source import TrackSource
-from sttrack_deploy.models.training.tracks import IndexedTracks
+from sttrack_deploy.models.training.tracks import published_tracks
+from sttrack_deploy.models.training.tracks.track_bank import IndexedTracks
+from sttrack_deploy.models.training.tracks.track_source import TrackSource
 
 SHARP = AugmentationRecipe("none")
 

@@ -23,8 +23,8 @@ from sttrack_deploy.models.training.checkpoints import CheckpointFolder
 from sttrack_deploy.models.training.clip_forward import LikenessProbe, forward_clip
 from sttrack_deploy.models.training.clips import ClipBatch, ClipGeometry
 from sttrack_deploy.models.training.curves import CURVES
-from sttrack_deploy.models.training.image_bank import ImageBank
-from sttrack_deploy.models.training.synthetic import SyntheticSource
+from sttrack_deploy.models.training.synthetic.image_bank import ImageBank
+from sttrack_deploy.models.training.synthetic.source import SyntheticSource
 from sttrack_deploy.models.training.trainer import BEST, WEIGHTS, RunOptions, Trainer
 from sttrack_deploy.models.training.training_log import Progress, read_log
 from sttrack_deploy.models.training.validation_strip import STRIP

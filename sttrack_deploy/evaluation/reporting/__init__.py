@@ -1,0 +1,1 @@
+"""Reports to look at: terminal tables, plots, pictures and the HTML page."""

@@ -1,0 +1,1 @@
+"""Photographs set in motion: clips with exact truth, made as batched tensor operations."""
