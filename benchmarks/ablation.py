@@ -1,0 +1,99 @@
+"""What the temporal parts bring: the same bundle with its query or its memory as on the first frame, always.
+
+Run from the repository's root::
+
+    python -m benchmarks.ablation --data DIR --bundle export/sttrack-nano --json ablation.json
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import numpy.typing as npt
+
+from sttrack_deploy.bundle import open_bundle
+from sttrack_deploy.cli.common import INTERRUPTED, bundle_option, command, json_option, say, threads_option
+from sttrack_deploy.cli.data import data_options, dataset_title, load_sequences
+from sttrack_deploy.cli.evaluate_outcome import emit_json, report_document, show
+from sttrack_deploy.cli.tracker_evaluation import Evaluation, evaluate_tracker
+from sttrack_deploy.engines.base import Engine, EngineState, Prediction
+from sttrack_deploy.engines.registry import create_engine
+from sttrack_deploy.evaluation.protocols import DEFAULT_PROTOCOL
+from sttrack_deploy.runtime.tracker import Tracker
+
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "as it is": (),
+    "query reset": ("query_in",),
+    "memory off": ("memory_in", "memory_valid_in"),
+    "both": ("query_in", "memory_in", "memory_valid_in"),
+}
+"""The state tensors that each variant puts back after every frame."""
+
+
+@dataclass
+class ForgetfulEngine:
+    """An engine whose state is a dictionary of arrays, some of which never change."""
+
+    inner: Engine
+    forgotten: tuple[str, ...]
+    initial: dict[str, Any] = field(default_factory=dict)
+    name: str = "onnxruntime"
+
+    def initial_state(self, template: npt.NDArray[np.uint8], mask: npt.NDArray[np.bool_]) -> EngineState:
+        state = self.inner.initial_state(template, mask)
+        self.initial = {name: state[name] for name in self.forgotten}
+        return state
+
+    def step(
+        self, search: npt.NDArray[np.uint8], mask: npt.NDArray[np.bool_], state: EngineState
+    ) -> tuple[Prediction, EngineState]:
+        prediction, after = self.inner.step(search, mask, state)
+        return prediction, {**after, **self.initial}
+
+    def describe(self) -> dict[str, str]:
+        return {**self.inner.describe(), "forgotten": ", ".join(self.forgotten)}
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@data_options
+@bundle_option
+@threads_option
+@json_option
+@command
+def main(
+    dataset: str,
+    data: Path | None,
+    sequences: str | None,
+    partial: bool,
+    bundle: Path | None,
+    threads: int | None,
+    json_path: Path | None,
+) -> None:
+    """Measure a bundle without its temporal query, without its memory, and without both."""
+    chosen, title = load_sequences(dataset, data, sequences, partial), dataset_title(dataset, data)
+    opened = open_bundle(bundle)
+    engine = create_engine("onnxruntime", opened, threads)
+    evaluations = []
+    for name, forgotten in VARIANTS.items():
+        tracker = Tracker(opened, ForgetfulEngine(engine, forgotten))
+        facts = {"search_sha256": opened.manifest.search.sha256, "forgotten": list(forgotten)}
+        evaluation = Evaluation(name, title, chosen, (DEFAULT_PROTOCOL,), facts)
+        evaluations.append(evaluate_tracker(lambda tracker=tracker: tracker, evaluation))  # type: ignore[misc]
+        if evaluation.interrupted:
+            break
+    show(evaluations)
+    emit_json(report_document(evaluations, title), json_path)
+    say(f"next, the whole report of the bundle: sttrack-eval --bundle {opened.path} --html report.html")
+    if any(e.interrupted for e in evaluations):
+        sys.exit(INTERRUPTED)
+    if any(e.report.failures for e in evaluations):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
