@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import TINY, lively_network, run_clip, search_input, template_input
 
-from sttrack_deploy.models.head import corner_confidence
+from sttrack_deploy.models.head import CornerHead, corner_confidence
 from sttrack_deploy.models.network import STTrack, TrackState
 
 
@@ -126,3 +126,27 @@ def test_confidence_falls_as_a_peak_spreads_or_splits(x: float, y: float, width:
     assert confidence_of(split) < 0.05
     flat = torch.full((1, 16, 16), 1 / 256)
     assert confidence_of(flat) < 0.1
+
+
+def test_a_prior_moves_the_box_towards_itself_and_leaves_the_scores() -> None:
+    torch.manual_seed(0)
+    head = CornerHead(16, 32, 8, prior=True).eval()
+    features = torch.randn(3, 16, 8, 8)
+    with torch.no_grad():
+        before = head(features)
+        assert head.prior is not None
+        head.prior[:, 6, 1] = 50.0
+        after = head(features)
+    assert torch.equal(before.score_top_left, after.score_top_left)
+    torch.testing.assert_close(after.box, torch.tensor([[1 / 8, 6 / 8, 1 / 8, 6 / 8]]).expand(3, -1))
+    # The scores speak for elsewhere, and the confidence says so.
+    assert (after.confidence < before.confidence).all()
+
+
+def test_a_prior_of_zero_is_none() -> None:
+    torch.manual_seed(0)
+    head = CornerHead(16, 32, 8, prior=True).eval()
+    plain = CornerHead(16, 32, 8).eval()
+    plain.load_state_dict({k: v for k, v in head.state_dict().items() if k != "prior"})
+    features = torch.randn(2, 16, 8, 8)
+    assert torch.equal(head(features).box, plain(features).box)
