@@ -16,6 +16,7 @@ from sttrack_deploy.bundle import (
     TEMPLATE_MASK,
     StateSpec,
 )
+from sttrack_deploy.export.savings import streamlined
 from sttrack_deploy.models.network import STTrack, TrackState
 
 __all__ = ["STATE", "GraphSource", "search_source", "template_source"]
@@ -42,11 +43,11 @@ class TemplateGraph(nn.Module):
 
 
 class SearchGraph(nn.Module):
-    """Search crop and state to box, confidence and the next state's changing part."""
+    """Search crop and state to box, confidence and the next state's changing part; the network streamlined."""
 
     def __init__(self, network: STTrack) -> None:
         super().__init__()
-        self.network = network
+        self.step = streamlined(network)
 
     def forward(
         self,
@@ -62,8 +63,8 @@ class SearchGraph(nn.Module):
         state = TrackState(
             target_features, target_position, target_mask, memory_in, memory_valid_in, query_in
         )
-        output, after = self.network.step(search_image, search_mask, state)
-        return output.corners.box, output.corners.confidence, after.memory, after.memory_valid, after.query
+        box, confidence, after = self.step(search_image, search_mask, state)
+        return box, confidence, after.memory, after.memory_valid, after.query
 
 
 @dataclass(frozen=True, slots=True)
