@@ -39,6 +39,8 @@ class OnnxRuntimeEngine:
     def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
+        # Attention to what is far off underflows; arithmetic on such numbers is many times slower.
+        options.add_session_config_entry("session.set_denormal_as_zero", "1")
         if threads is not None:
             options.intra_op_num_threads = threads
         self._threads = threads
