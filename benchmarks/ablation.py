@@ -7,7 +7,6 @@ Run from the repository's root::
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from sttrack_deploy.bundle import open_bundle
-from sttrack_deploy.cli.common import INTERRUPTED, bundle_option, command, json_option, say, threads_option
+from sttrack_deploy.cli.common import bundle_option, command, json_option, say, threads_option
 from sttrack_deploy.cli.data import data_options, dataset_title, load_sequences
 from sttrack_deploy.cli.evaluate_outcome import emit_json, report_document, show
-from sttrack_deploy.cli.tracker_evaluation import Evaluation, evaluate_tracker
+from sttrack_deploy.cli.tracker_evaluation import Evaluation, evaluate_tracker, exit_by
 from sttrack_deploy.engines.base import Engine, EngineState, Prediction
 from sttrack_deploy.engines.registry import create_engine
 from sttrack_deploy.evaluation.protocols import DEFAULT_PROTOCOL
@@ -89,10 +88,7 @@ def main(
     show(evaluations)
     emit_json(report_document(evaluations, title), json_path)
     say(f"next, the whole report of the bundle: sttrack-eval --bundle {opened.path} --html report.html")
-    if any(e.interrupted for e in evaluations):
-        sys.exit(INTERRUPTED)
-    if any(e.report.failures for e in evaluations):
-        sys.exit(1)
+    exit_by(evaluations)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ So give them an environment of their own, and run this from the repository's roo
 from __future__ import annotations
 
 import shlex
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +22,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from sttrack_deploy.cli.common import INTERRUPTED, command, json_option, say
+from sttrack_deploy.cli.common import command, json_option, say
 from sttrack_deploy.cli.data import data_options, dataset_title, load_sequences
 from sttrack_deploy.cli.evaluate_outcome import emit_json, report_document, show
-from sttrack_deploy.cli.tracker_evaluation import Evaluation, evaluate_tracker
+from sttrack_deploy.cli.tracker_evaluation import Evaluation, evaluate_tracker, exit_by
 from sttrack_deploy.errors import MissingDependencyError, UserError
 from sttrack_deploy.evaluation.layouts import DEFAULT_LAYOUT
 from sttrack_deploy.evaluation.protocols import DEFAULT_PROTOCOL
@@ -158,10 +157,7 @@ def main(
     words += [] if dataset == "folder" else ["--dataset", dataset]
     words += [] if out is None else ["--bundle", "export/sttrack-nano", "--results", str(out)]
     say(f"next, the same for a bundle: {shlex.join(words)}")
-    if any(e.interrupted for e in evaluations):
-        sys.exit(INTERRUPTED)
-    if any(e.report.failures for e in evaluations):
-        sys.exit(1)
+    exit_by(evaluations)
 
 
 if __name__ == "__main__":

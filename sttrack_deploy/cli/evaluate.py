@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-import sys
 from pathlib import Path
 
 import click
 
 from sttrack_deploy.cli.common import (
-    INTERRUPTED,
     command,
     json_option,
     say,
@@ -29,7 +27,7 @@ from sttrack_deploy.cli.evaluate_outcome import (
 )
 from sttrack_deploy.cli.evaluate_pack import pack_command
 from sttrack_deploy.cli.evaluate_subjects import Subject, other_results, subjects_of
-from sttrack_deploy.cli.tracker_evaluation import Evaluation, evaluate_files, evaluate_tracker
+from sttrack_deploy.cli.tracker_evaluation import Evaluation, evaluate_files, evaluate_tracker, exit_by
 from sttrack_deploy.cli.vot import vot_command
 from sttrack_deploy.engines.registry import BACKENDS, DEFAULT_BACKEND
 from sttrack_deploy.errors import UsageError, UserError
@@ -180,10 +178,7 @@ def main(
     emit_json(report_document(evaluations, title), json_path)
     write_pictures(evaluations, html, plots, worst)
     _say_what_next(evaluations, subjects, dataset, data, out, shard)
-    if any(e.interrupted for e in evaluations):
-        sys.exit(INTERRUPTED)
-    if any(e.report.failures for e in evaluations):
-        sys.exit(1)
+    exit_by(evaluations)
 
 
 def _choose(sequences: list[Sequence], shard: Shard | None) -> list[Sequence]:

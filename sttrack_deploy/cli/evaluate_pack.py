@@ -15,8 +15,6 @@ from sttrack_deploy.evaluation.submission import FORMATS, pack
 
 __all__ = ["pack_command"]
 
-_SERVERS = {"got10k": "http://got-10k.aitestunion.com", "trackingnet": "https://eval.ai"}
-
 
 @click.command("pack", context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("results", type=click.Path(path_type=Path))

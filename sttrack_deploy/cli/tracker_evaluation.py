@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from sttrack_deploy.cli.common import complain, console, say
+from sttrack_deploy.cli.common import INTERRUPTED, complain, console, say
 from sttrack_deploy.errors import UserError
 from sttrack_deploy.evaluation.layouts import DEFAULT_LAYOUT, Layout
 from sttrack_deploy.evaluation.protocols.base import Protocol
@@ -19,7 +20,7 @@ from sttrack_deploy.evaluation.runner import SingleTargetTracker, run_sequences
 from sttrack_deploy.evaluation.sequence import Sequence
 from sttrack_deploy.evaluation.sequence_run import SequenceFailure, SequenceRun
 
-__all__ = ["Evaluation", "evaluate_files", "evaluate_tracker", "progress_bar"]
+__all__ = ["Evaluation", "evaluate_files", "evaluate_tracker", "exit_by", "progress_bar"]
 
 
 @dataclass
@@ -149,3 +150,12 @@ def evaluate_files(folder: Path, layout: Layout, evaluation: Evaluation) -> Eval
             result = SequenceFailure(sequence.name, str(error))
         evaluation.add(result, sequence)
     return evaluation
+
+
+def exit_by(evaluations: Iterable[Evaluation]) -> None:
+    """End the command with the exit code for an interruption or a failed sequence; return if there was none."""
+    evaluations = list(evaluations)
+    if any(e.interrupted for e in evaluations):
+        sys.exit(INTERRUPTED)
+    if any(e.report.failures for e in evaluations):
+        sys.exit(1)
