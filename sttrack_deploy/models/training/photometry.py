@@ -13,6 +13,8 @@ from sttrack_deploy.models.training.draws import Draws
 __all__ = ["Degradation", "colour_matrices"]
 
 LUMA = (0.299, 0.587, 0.114)
+COARSE = 0.18  # share of clips whose target has few pixels
+COARSENESS = (1.5, 4.5)  # crop pixels for each pixel of their video
 MIDDLE = 118.0  # the grey that contrast turns about
 
 
@@ -69,7 +71,10 @@ class Degradation:
         self.block_clips = draws.subset(clips, 0.25)
         self.block_step = draws.log_uniform(4, 28, len(self.block_clips))
         self.defocus_clips = draws.subset(clips, 0.08)
-        self.smear_clips = draws.subset(clips, 0.14)
+        self.smear_clips = draws.subset(clips, 0.18)
+        # A small target: template and search crops are enlarged alike.
+        self.coarse_clips = draws.subset(clips, COARSE)
+        self.coarseness = draws.number(*COARSENESS)
 
     def apply(self, canvas: Tensor, frames: slice) -> Tensor:
         """The degraded canvas, float32 ``(n, 3, f, size, size)``; not clamped.
@@ -95,13 +100,15 @@ class Degradation:
             self._add_noise(canvas)
         if len(self.block_clips):
             self._quantise(canvas)
+        if len(self.coarse_clips):
+            self._enlarge(canvas, self.coarse_clips, self.coarseness)
         return canvas
 
     def _smear(self, canvas: Tensor) -> None:
         """Motion blur: the mean of shifted copies. One direction for all clips of this call that have it."""
         clips = canvas[self.smear_clips]
         angle = self.draws.number(0, math.pi)
-        length = self.draws.number(0.015, 0.06) * canvas.shape[-1]
+        length = self.draws.number(0.015, 0.09) * canvas.shape[-1]
         taps = max(2, min(5, round(length / 1.5)))
         total = torch.zeros_like(clips)
         for tap in range(taps):
@@ -115,14 +122,19 @@ class Degradation:
         canvas[self.smear_clips] = clips
 
     def _defocus(self, canvas: Tensor) -> None:
-        """Blur by averaging to fewer pixels and back."""
+        """A lens out of focus, at each call another one."""
+        self._enlarge(canvas, self.defocus_clips, self.draws.number(1.3, 1.5 + canvas.shape[-1] / 200))
+
+    @staticmethod
+    def _enlarge(canvas: Tensor, index: Tensor, factor: float) -> None:
+        """Average to fewer pixels by this factor, and back."""
         size = canvas.shape[-1]
-        clips = canvas[self.defocus_clips]
-        small = max(16, round(size / self.draws.number(1.3, 1.5 + size / 200)))
+        clips = canvas[index]
+        small = max(16, round(size / factor))
         frames = clips.flatten(0, 2).unsqueeze(1)
         frames = F.interpolate(frames, size=(small, small), mode="area")
         frames = F.interpolate(frames, size=(size, size), mode="bilinear", align_corners=False)
-        canvas[self.defocus_clips] = frames.reshape(clips.shape)
+        canvas[index] = frames.reshape(clips.shape)
 
     def _add_noise(self, canvas: Tensor) -> None:
         """Sensor noise from a random place of the tile: drawing it anew would cost more than all the rest."""

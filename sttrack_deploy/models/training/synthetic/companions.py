@@ -17,7 +17,7 @@ from sttrack_deploy.models.training.synthetic.warping import linear
 
 __all__ = ["appearance", "companions", "remove_target", "uncover"]
 
-DISTRACTED = 0.38  # share of clips with a look-alike
+DISTRACTED = 0.5  # share of clips with a look-alike
 OCCLUDED = 0.22  # share of clips with something passing in front
 REMOVED = 0.05  # share of search frames that the target is taken out of
 
