@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar, get_args
+from typing import Literal, get_args
 
 from sttrack_deploy.errors import UserError
 from sttrack_deploy.models.training.tracks.published_splits import Got10kSplit
@@ -31,8 +29,6 @@ SOURCES = ("images", "videos", "lasot", "got10k", "trackingnet", "coco")
 
 HELD_OUT_FIRST = ("images", "videos", "got10k")  # these have validation parts of their own
 TRACKINGNET_PARTS = 12
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,19 +169,6 @@ class DataRecipe:
         if not any(self.mixture.values()):
             raise UserError("mixture gives no source a share")
 
-    @classmethod
-    def from_dict(cls, table: Mapping[str, Any], where: str) -> DataRecipe:
-        """Read the table and the tables in it.
-
-        Args:
-            table: as TOML has it.
-            where: file and table, for the errors.
-
-        Raises:
-            UserError: a key is unknown, or a value not what it must be.
-        """
-        return _filled(cls, table, where)
-
     def share(self, source: str) -> float:
         """A source's part of the mixture, as written: shares need not add up to 1."""
         return self.mixture.get(source, 0.0)
@@ -197,51 +180,6 @@ class DataRecipe:
             return self.held_out
         chosen = {name: self.mixture[name] for name in HELD_OUT_FIRST if self.share(name) > 0}
         return chosen or self.mixture
-
-
-def _filled(kind: type[T], values: Mapping[str, Any], where: str) -> T:
-    """The dataclass from a table; the default of each field says what type its value must have."""
-    if not isinstance(values, Mapping):
-        raise UserError(f"{where} must be a table, not {values!r}")
-    defaults = kind()
-    known = [f.name for f in dataclasses.fields(defaults)]  # type: ignore[arg-type]
-    if unknown := sorted(set(values) - set(known)):
-        raise UserError(f"{where} has unknown keys {unknown}; known keys are {sorted(known)}")
-    parts = {name: _converted(getattr(defaults, name), value, name, where) for name, value in values.items()}
-    try:
-        return kind(**parts)
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from None
-
-
-def _converted(default: Any, value: Any, name: str, where: str) -> Any:
-    if dataclasses.is_dataclass(default):
-        return _filled(type(default), value, f"{where} {name}")
-    if isinstance(default, Mapping):
-        numbers = isinstance(value, Mapping) and all(map(_is_number, value.values()))
-        fits, what = numbers, "a table of numbers"
-    elif isinstance(default, tuple):
-        fits, what = isinstance(value, list | tuple) and all(map(_is_whole, value)), "a list of whole numbers"
-        value = tuple(value) if fits else value
-    elif isinstance(default, bool):
-        fits, what = isinstance(value, bool), "true or false"
-    elif isinstance(default, int):
-        fits, what = _is_whole(value), "a whole number"
-    elif isinstance(default, float):
-        fits, what = _is_number(value), "a number"
-    else:
-        fits, what = isinstance(value, str), "a text in quotes"
-    if not fits:
-        raise UserError(f"{where}: {name} must be {what}, not {value!r}")
-    return value
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _check_shares(name: str, shares: Mapping[str, float]) -> None:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-import types
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from sttrack_deploy.errors import UserError
 from sttrack_deploy.models.config import ModelConfig, preset
 from sttrack_deploy.models.training.data_recipe import DataRecipe
 from sttrack_deploy.models.training.losses import LossWeights
 from sttrack_deploy.models.training.optimizer_recipe import OptimizerRecipe
+from sttrack_deploy.models.training.recipe_tables import fill
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -56,11 +55,11 @@ class Recipe:
             UserError: a key is unknown, or a value is not possible.
         """
         tables = {
-            name: _fill(kind, data[name], f"{where} [{name}]")
+            name: fill(kind, data[name], f"{where} [{name}]")
             for name, kind in _TABLES.items()
             if name in data
         }
-        return cast(Recipe, _fill(cls, {**data, **tables}, where))
+        return fill(cls, {**data, **tables}, where)
 
     def length(self, shares: int) -> int:
         """Steps of the whole schedule, with ``shares`` batches side by side in each (see ``shares.py``)."""
@@ -98,7 +97,7 @@ def read_recipe(path: Path) -> Recipe:
     known = {f.name for f in dataclasses.fields(Recipe)}
     unknown = sorted(set(data) - known)
     if unknown:
-        raise UserError(f"{path} has unknown keys {unknown}; known ones are {sorted(known)}")
+        raise UserError(f"{path} has unknown keys {unknown}; known keys are {sorted(known)}")
     for name in _TABLES:
         if not isinstance(data.get(name, {}), dict):
             raise UserError(f"{path}: {name} is a table [{name}], not {data[name]!r}")
@@ -113,59 +112,6 @@ def read_recipe(path: Path) -> Recipe:
     if not 0 <= recipe.model.dropout < 1:
         raise UserError(f"{path} [model]: dropout is from 0 to below 1, not {recipe.model.dropout}")
     return recipe
-
-
-def _fill(kind: type[Any], values: Mapping[str, Any], where: str) -> Any:
-    """A dataclass from a table, its keys and the types of its values checked."""
-    if kind is DataRecipe:
-        return DataRecipe.from_dict(values, where)
-    types_of = typing.get_type_hints(kind)
-    known = [f.name for f in dataclasses.fields(kind)]
-    unknown = sorted(set(values) - set(known))
-    if unknown:
-        raise UserError(f"{where} has unknown keys {unknown}; known ones are {sorted(known)}")
-    try:
-        return kind(**{name: _converted(value, types_of[name], name) for name, value in values.items()})
-    except UserError as error:
-        raise type(error)(f"{where}: {error}") from error
-
-
-def _converted(value: Any, kind: Any, name: str) -> Any:
-    """A TOML value as the type of a field; fields of other types than the ones here look after themselves."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (typing.Union, types.UnionType):
-        for option in arguments:
-            try:
-                return _converted(value, option, name)
-            except UserError:
-                continue
-        raise UserError(f"{name} cannot be {value!r}")
-    if origin is Literal:
-        if value not in arguments:
-            raise UserError(f"{name} is one of {', '.join(map(repr, arguments))}, not {value!r}")
-    elif origin is tuple:
-        if not isinstance(value, list | tuple):
-            raise UserError(f"{name} is a list, not {value!r}")
-        each = arguments[:1] * len(value) if arguments[1:] == (...,) else arguments
-        if len(each) != len(value):
-            raise UserError(f"{name} is a list of {len(each)}, not {value!r}")
-        return tuple(_converted(v, k, name) for v, k in zip(value, each, strict=True))
-    elif origin is not None and issubclass(origin, Mapping):
-        if not isinstance(value, dict):
-            raise UserError(f"{name} is a table, not {value!r}")
-        return {key: _converted(v, arguments[1], f"{name}.{key}") for key, v in value.items()}
-    elif kind is float:
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise UserError(f"{name} is a number, not {value!r}")
-        return float(value)
-    elif kind is int:
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise UserError(f"{name} is a whole number, not {value!r}")
-    elif kind is bool and not isinstance(value, bool):
-        raise UserError(f"{name} is true or false, not {value!r}")
-    elif kind is str and not isinstance(value, str):
-        raise UserError(f"{name} is a text, not {value!r}")
-    return value
 
 
 def _plain(value: Any) -> Any:
