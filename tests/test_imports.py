@@ -40,11 +40,20 @@ def runtime_modules() -> list[str]:
         *(PACKAGE / name for name in ("__init__.py", "bundle.py", "cropping.py", "errors.py", "files.py")),
         *(
             PACKAGE / "cli" / name
-            for name in ("run.py", "run_summary.py", "evaluate.py", "doctor.py", "common.py", "vot.py")
+            for name in (
+                "run.py",
+                "run_summary.py",
+                "evaluate.py",
+                "doctor.py",
+                "common.py",
+                "vot.py",
+                "calibrate.py",
+            )
         ),
         PACKAGE / "geometry.py",
         *PACKAGE.glob("runtime/*.py"),
         *PACKAGE.glob("evaluation/**/*.py"),
+        *PACKAGE.glob("calib/*.py"),
         *(file for file in PACKAGE.glob("engines/*.py") if file.stem != "torch_engine"),
     ]
     names = (".".join(file.relative_to(ROOT).with_suffix("").parts) for file in files)

@@ -1,1 +1,1 @@
-"""Recorded calibration sets; nothing records them yet (fp32 needs none)."""
+"""Calibration sets: what the search graph is fed in real tracking, state included. Imports neither torch nor onnx."""

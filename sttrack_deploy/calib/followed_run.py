@@ -1,0 +1,67 @@
+"""Running the network along boxes that are known already, instead of those that it finds."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from sttrack_deploy.bundle import Bundle, TrackingPolicy
+from sttrack_deploy.cropping import crop_patch
+from sttrack_deploy.engines.base import Engine, EngineState
+from sttrack_deploy.evaluation.sequence_run import SequenceRun
+from sttrack_deploy.geometry import Box
+from sttrack_deploy.runtime.tracker import TrackResult
+
+__all__ = ["FollowedRun"]
+
+Frame = npt.NDArray[np.uint8]
+Scalar = TypeVar("Scalar", bound=np.generic)
+
+
+class FollowedRun:
+    """Looks like a tracker; each crop is cut around the box that an evaluation run has on the frame before.
+
+    Where the run was lost and the policy recovers, the crop stays on the last believed box and grows, as the
+    tracker's did. Result files round boxes to a hundredth of a pixel, so the crops are those of the run but for
+    a pixel now and then.
+    """
+
+    def __init__(self, bundle: Bundle, engine: Engine, policy: TrackingPolicy, run: SequenceRun) -> None:
+        self._engine = engine
+        self._policy = policy
+        self._run = run
+        self._crop = bundle.manifest.crop
+        self._copies = bundle.manifest.smallest_batch
+        self._state: EngineState = None
+        self._centre: Box = (0.0, 0.0, 0.0, 0.0)
+        self._growth = 1.0
+        self._index = 0
+
+    def init(self, frame: Frame, box: Box) -> None:
+        """Start on the run's first frame."""
+        crop = crop_patch(frame, box, self._crop.template_factor, self._crop.template_size, self._crop.stride)
+        self._state = self._engine.initial_state(self._batched(crop.patch), self._batched(crop.mask))
+        self._centre, self._growth, self._index = box, 1.0, 0
+
+    def update(self, frame: Frame) -> TrackResult:
+        """The run's box; the confidence is the network's."""
+        factor, size = self._crop.search_factor * self._growth, self._crop.search_size
+        crop = crop_patch(frame, self._centre, factor, size, self._crop.stride)
+        prediction, self._state = self._engine.step(
+            self._batched(crop.patch), self._batched(crop.mask), self._state
+        )
+        self._index += 1
+        x, y, w, h = self._run.boxes[self._index].tolist()
+        confidence = float(prediction.confidence[0])
+        known = self._run.lost
+        lost = confidence < self._policy.lost_below if known is None else bool(known[self._index])
+        if (lost and self._policy.recovery) or not (w > 0 and h > 0):
+            self._growth = min(self._growth * self._policy.growth, self._policy.max_growth)
+        else:
+            self._centre, self._growth = (x, y, w, h), 1.0
+        return TrackResult((x, y, w, h), confidence, lost)
+
+    def _batched(self, array: npt.NDArray[Scalar]) -> npt.NDArray[Scalar]:
+        return np.repeat(array[None], self._copies, axis=0)
