@@ -10,6 +10,7 @@ import subprocess
 import sys
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import click
@@ -18,9 +19,9 @@ from rich.table import Table
 
 from sttrack_deploy import __version__
 from sttrack_deploy.bundle import default_bundle_path, open_bundle
-from sttrack_deploy.cli.common import command, console
+from sttrack_deploy.cli.common import bundle_option, command, console
 from sttrack_deploy.engines.registry import BACKENDS, DEFAULT_BACKEND
-from sttrack_deploy.errors import UserError
+from sttrack_deploy.errors import UsageError, UserError
 
 __all__ = ["main"]
 
@@ -68,21 +69,33 @@ class _Entry:
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output instead of tables.")
+@click.option("--gpu-acceptance", is_flag=True, help="Build, gate and time every precision on the GPU here.")
+@click.option(
+    "--data", type=click.Path(path_type=Path), help="With it: folder of annotated videos.  [default: demo]"
+)
+@bundle_option
 @command
-def main(as_json: bool) -> None:
+def main(as_json: bool, gpu_acceptance: bool, data: Path | None, bundle: Path | None) -> None:
     """Show versions, devices and what to install for what is missing.
 
     Exit code 0 if the default engine runs the shipped bundle.
     """
+    if gpu_acceptance:
+        from sttrack_deploy.cli.gpu_acceptance import accept
+
+        accept(bundle, data, as_json=as_json)
+        return
+    if data is not None or bundle is not None:
+        raise UsageError("--data and --bundle belong to --gpu-acceptance")
     engines = [_engine(name) for name in BACKENDS]
     tools = [_tool(tool) for tool in TOOLS]
-    bundle = _bundle()
-    run = _default_run() if bundle["ok"] else {"ok": False, "note": bundle["note"]}
+    shipped = _bundle()
+    run = _default_run() if shipped["ok"] else {"ok": False, "note": shipped["note"]}
     report: dict[str, Any] = {
         "system": _system(),
         "engines": [asdict(entry) for entry in engines],
         "tools": [asdict(entry) for entry in tools],
-        "bundle": bundle,
+        "bundle": shipped,
         "default_engine": {"name": DEFAULT_BACKEND, **run},
         "warnings": _warnings(),
     }

@@ -1,0 +1,269 @@
+"""``sttrack-build-engine``: a bundle becomes what runs fastest on this machine, checked in closed loop."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from sttrack_deploy.bundle import Bundle, open_bundle
+from sttrack_deploy.cli.common import command, console, json_option, say, threads_option
+from sttrack_deploy.engines.building import (
+    BUILDERS,
+    BatchRange,
+    BuildOptions,
+    BuiltEngine,
+    batch_range,
+    builder_of,
+)
+from sttrack_deploy.errors import UsageError, UserError
+from sttrack_deploy.files import atomic_path
+
+if TYPE_CHECKING:
+    from sttrack_deploy.verification.engine_check import EngineCheck
+
+__all__ = ["BuildBar", "main", "progress_columns"]
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("bundle_path", metavar="[BUNDLE]", required=False, type=click.Path(path_type=Path))
+@click.option("--target", type=click.Choice(list(BUILDERS)), required=True, help="What to build for.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder to write, for use elsewhere.  [default: the shelf, where sttrack-run looks]",
+)
+@click.option(
+    "--batch",
+    metavar="N|MIN,BEST,MAX",
+    help="Targets for each call, if the bundle's batch is dynamic.  [default: 1]",
+)
+@click.option("--workspace", type=click.IntRange(min=1), metavar="MIB", help="TensorRT: most scratch memory.")
+@click.option("--optimization-level", type=click.IntRange(0, 5), help="TensorRT: 0 builds fast, 5 runs fast.")
+@click.option("--tf32", is_flag=True, help="TensorRT: compute FP32 products with ten bits of mantissa.")
+@click.option(
+    "--hardware-compatible", is_flag=True, help="TensorRT: plans also run on other GPUs from Ampere on."
+)
+@click.option("--version-compatible", is_flag=True, help="TensorRT: plans also run with later versions.")
+@click.option("--no-timing-cache", is_flag=True, help="TensorRT: measure every kernel anew.")
+@click.option("--rebuild", is_flag=True, help="Build although what is there fits.")
+@click.option("--no-check", is_flag=True, help="Do not compare with ONNX Runtime on the demo clip.")
+@click.option("--keep-failed", is_flag=True, help="Keep an engine that fails the comparison.")
+@threads_option
+@json_option
+@command
+def main(
+    bundle_path: Path | None,
+    target: str,
+    out: Path | None,
+    batch: str | None,
+    workspace: int | None,
+    optimization_level: int | None,
+    tf32: bool,
+    hardware_compatible: bool,
+    version_compatible: bool,
+    no_timing_cache: bool,
+    rebuild: bool,
+    no_check: bool,
+    keep_failed: bool,
+    threads: int | None,
+    json_path: Path | None,
+) -> None:
+    """Build the engine of a BUNDLE (default: the shipped sttrack-nano) for this machine.
+
+    It is then compared in closed loop with ONNX Runtime on the same bundle; one that fails is removed.
+
+    \b
+    sttrack-build-engine --target openvino
+    sttrack-build-engine export/sttrack-nano-fp16 --target tensorrt
+    sttrack-build-engine export/many --target tensorrt --batch 1,4,8
+    """
+    if target != "tensorrt":
+        _only_tensorrt(
+            {
+                "--workspace": workspace,
+                "--optimization-level": optimization_level,
+                "--tf32": tf32,
+                "--hardware-compatible": hardware_compatible,
+                "--version-compatible": version_compatible,
+                "--no-timing-cache": no_timing_cache,
+            },
+            target,
+        )
+    bundle = open_bundle(bundle_path)
+    options = BuildOptions(
+        out=out,
+        batch=None if batch is None else _batch(batch),
+        threads=threads,
+        workspace_mib=workspace,
+        optimization_level=optimization_level,
+        hardware_compatible=hardware_compatible,
+        version_compatible=version_compatible,
+        tf32=tf32,
+        timing_cache=not no_timing_cache,
+        force=rebuild,
+    )
+    batch_range(bundle, options.batch)  # a wrong one is said before anything is loaded
+    started = time.monotonic()
+    with BuildBar(f"building for {target}") as report:
+        built = builder_of(target)(bundle, options, report)
+    _tell(bundle, target, built, time.monotonic() - started)
+    check = None
+    # In a folder of its own it is not what the engine would load.
+    if out is None and not no_check:
+        check = _check(bundle, target, threads)
+    if json_path is not None:
+        _write_json(json_path, _document(bundle, target, built, check))
+    _finish(bundle, target, built, check, out=out, keep_failed=keep_failed)
+
+
+def _only_tensorrt(options: dict[str, object], target: str) -> None:
+    for name, value in options.items():
+        if value:
+            raise UsageError(f"{name} is for --target tensorrt; --target {target} has no such setting")
+
+
+def _batch(text: str) -> BatchRange:
+    """``4`` or ``1,4,8``."""
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) == 1 and numbers[0] >= 1:
+        return BatchRange(numbers[0], numbers[0], numbers[0])
+    if len(numbers) == 3 and 1 <= numbers[0] <= numbers[1] <= numbers[2]:
+        return BatchRange(*numbers)
+    raise UsageError(f"--batch is a number, or MIN,BEST,MAX in order, such as 1,4,8; not {text!r}")
+
+
+def _tell(bundle: Bundle, target: str, built: BuiltEngine, seconds: float) -> None:
+    done = (
+        "is built already and fits (--rebuild builds it again)"
+        if built.facts.get("reused")
+        else f"in {seconds:.0f} s"
+    )
+    facts = ", ".join(f"{k} {v}" for k, v in built.facts.items() if k not in ("reused", "seconds"))
+    say(f"{target} engine of {bundle.manifest.name}: {done}: {facts}")
+    for file in built.files:
+        say(f"  {file}  {file.stat().st_size / 1e6:.1f} MB")
+
+
+def _check(bundle: Bundle, target: str, threads: int | None) -> EngineCheck:
+    """Track the demo clip with the new engine and with ONNX Runtime."""
+    from sttrack_deploy.engines.registry import create_engine
+    from sttrack_deploy.verification.closed_loop import demo_sequence
+    from sttrack_deploy.verification.engine_check import check_engine, run_engine
+
+    with demo_sequence() as sequence, Progress(*progress_columns(), console=console, transient=True) as bar:
+        task = bar.add_task("comparing with onnxruntime", total=2 * len(sequence))
+        runs = [
+            run_engine(
+                bundle, create_engine(name, bundle, threads), [sequence], lambda n: bar.advance(task, n)
+            )
+            for name in ("onnxruntime", target)
+        ]
+        check = check_engine(bundle, [sequence], *runs)
+    mark = "ok" if check.verdict.passed else "FAIL"
+    say(
+        f"  {mark}: beside onnxruntime on the same bundle: {check.verdict.detail}; {check.speed.p50:.2f} ms a frame"
+    )
+    say("  (on the demo clip only; sttrack-parity compares on your videos)")
+    if target == "tensorrt":
+        from sttrack_deploy.engines.tensorrt.plan_build import record_gate
+        from sttrack_deploy.engines.tensorrt.plan_file import plan_folder
+
+        record_gate(
+            plan_folder(bundle), bundle, {"data": "demo clip", "reference": "onnxruntime", **check.facts()}
+        )
+    return check
+
+
+def _document(bundle: Bundle, target: str, built: BuiltEngine, check: EngineCheck | None) -> dict[str, Any]:
+    return {
+        "bundle": str(bundle.path),
+        "target": target,
+        "files": [str(file) for file in built.files],
+        "bytes": built.bytes,
+        "facts": dict(built.facts),
+        "check": None if check is None else check.facts(),
+    }
+
+
+def _write_json(path: Path, document: dict[str, Any]) -> None:
+    text = json.dumps(document, indent=1)
+    if str(path) == "-":
+        click.echo(text)
+        return
+    with atomic_path(path) as temporary:
+        temporary.write_text(text + "\n")
+
+
+def _finish(
+    bundle: Bundle,
+    target: str,
+    built: BuiltEngine,
+    check: EngineCheck | None,
+    *,
+    out: Path | None,
+    keep_failed: bool,
+) -> None:
+    if check is not None and not check.verdict.passed:
+        if not keep_failed:
+            for file in built.files:
+                if file.is_dir():
+                    shutil.rmtree(file)
+                else:
+                    file.unlink(missing_ok=True)
+        fate = "kept (--keep-failed)" if keep_failed else "removed (--keep-failed would keep it)"
+        raise UserError(f"the engine does not track what ONNX Runtime tracks: {check.verdict.detail}; {fate}")
+    if out is None:
+        say(f"next: sttrack-run VIDEO --init-box X,Y,W,H --engine {target} --bundle {bundle.path}")
+    else:
+        say(f"next: take {out} along; without --out it would lie where sttrack-run --engine {target} looks")
+
+
+def progress_columns() -> tuple[Any, ...]:
+    """Name, bar, count and time of a step."""
+    return TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+
+
+class BuildBar(contextlib.AbstractContextManager["BuildBar"]):
+    """The bars of a build: one for each phase that is under way. Any thread may call it."""
+
+    def __init__(self, title: str) -> None:
+        self._bar = Progress(*progress_columns(), console=console, transient=True)
+        self._tasks: dict[str, TaskID] = {}
+        self._title = title
+        self._notes: list[str] = []
+
+    def __enter__(self) -> BuildBar:
+        self._bar.start()
+        self._bar.add_task(self._title, total=None)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+        for text in self._notes:
+            say(f"note: {text}")
+
+    def phase(self, name: str, parent: str | None, steps: int) -> None:
+        indent = "    " if parent else "  "
+        self._tasks[name] = self._bar.add_task(indent + name, total=steps)
+
+    def step(self, name: str, done: int) -> bool:
+        if name in self._tasks:
+            self._bar.update(self._tasks[name], completed=done)
+        return True
+
+    def finish(self, name: str) -> None:
+        if name in self._tasks:
+            self._bar.remove_task(self._tasks.pop(name))
+
+    def note(self, text: str) -> None:
+        self._notes.append(" ".join(text.split()))

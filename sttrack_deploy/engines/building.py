@@ -1,0 +1,181 @@
+"""What the build steps of all engines share: the options, what they report while they work, what they hand back.
+
+A build turns a bundle into files that fit this machine. Each target has a module with a function
+``build(bundle, options, report) -> BuiltEngine``; :data:`BUILDERS` names it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from sttrack_deploy.bundle import Bundle
+from sttrack_deploy.engines.shelf import shelf_of
+from sttrack_deploy.errors import UsageError
+
+__all__ = [
+    "BUILDERS",
+    "BatchRange",
+    "BuildOptions",
+    "BuildReport",
+    "Builder",
+    "BuiltEngine",
+    "SilentReport",
+    "batch_range",
+    "builder_of",
+    "folder_of",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRange:
+    """Numbers of targets that an engine takes: the least, the one it is tuned for, the most."""
+
+    least: int
+    best: int
+    most: int
+
+    @property
+    def fixed(self) -> bool:
+        return self.least == self.most
+
+
+@dataclass(frozen=True, slots=True)
+class BuildOptions:
+    """How to build; a target ignores what it has no use for and must not ignore it silently where it matters.
+
+    Attributes:
+        out: folder to write; ``None`` for the bundle's folder on the shelf (:func:`folder_of`).
+        batch: targets for each call, for bundles whose batch is dynamic; ``None`` for 1.
+        threads: CPU threads that a compiled model is to use; ``None`` leaves it to the back end.
+        workspace_mib: most scratch memory a kernel may take on the GPU; ``None`` leaves it to the back end.
+        optimization_level: 0 (fast build) to 5 (fast engine); ``None`` for the back end's own.
+        hardware_compatible: also run on other GPUs of this and later generations; slower.
+        version_compatible: also run with later versions of the back end's library; slower.
+        tf32: let FP32 products be computed with ten bits of mantissa; faster, and not what the bundle says.
+        timing_cache: reuse and extend the measurements of earlier builds that lie on the shelf.
+        force: build although what is there fits.
+    """
+
+    out: Path | None = None
+    batch: BatchRange | None = None
+    threads: int | None = None
+    workspace_mib: int | None = None
+    optimization_level: int | None = None
+    hardware_compatible: bool = False
+    version_compatible: bool = False
+    tf32: bool = False
+    timing_cache: bool = True
+    force: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltEngine:
+    """What a build made.
+
+    Attributes:
+        files: everything written, the file that is run first.
+        facts: what to print and keep: versions, device, seconds, ``"reused": True`` if nothing had to be built.
+    """
+
+    files: tuple[Path, ...]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def bytes(self) -> int:
+        """Size of all files together."""
+        return sum(file.stat().st_size for file in self.files)
+
+
+class BuildReport(Protocol):
+    """Where a build says what it is doing; may be called from any thread."""
+
+    def phase(self, name: str, parent: str | None, steps: int) -> None:
+        """A phase begins; it has ``steps`` steps and belongs to the phase ``parent``, if any."""
+        ...
+
+    def step(self, name: str, done: int) -> bool:
+        """``done`` steps of the phase are finished. False asks the build to stop."""
+        ...
+
+    def finish(self, name: str) -> None:
+        """The phase is over."""
+        ...
+
+    def note(self, text: str) -> None:
+        """A line for the user, such as a warning of the back end."""
+        ...
+
+
+class SilentReport:
+    """A report that nobody reads."""
+
+    def phase(self, name: str, parent: str | None, steps: int) -> None:
+        pass
+
+    def step(self, name: str, done: int) -> bool:  # noqa: ARG002
+        return True
+
+    def finish(self, name: str) -> None:
+        pass
+
+    def note(self, text: str) -> None:
+        pass
+
+
+class Builder(Protocol):
+    """The function ``build`` of a target's module."""
+
+    def __call__(self, bundle: Bundle, options: BuildOptions, report: BuildReport) -> BuiltEngine: ...
+
+
+BUILDERS: dict[str, str] = {
+    "tensorrt": "sttrack_deploy.engines.tensorrt.plan_build",
+    "openvino": "sttrack_deploy.engines.openvino_build",
+    "onnxruntime": "sttrack_deploy.engines.onnxruntime_build",
+}
+"""Module of each target's ``build``; none of them imports its back end before ``build`` is called."""
+
+
+def builder_of(target: str) -> Builder:
+    """The function that builds for a target.
+
+    Raises:
+        UsageError: there is no such target.
+    """
+    if target not in BUILDERS:
+        raise UsageError(f"there is no target {target!r}; targets are {', '.join(BUILDERS)}")
+    build: Builder = importlib.import_module(BUILDERS[target]).build
+    return build
+
+
+def folder_of(bundle: Bundle, options: BuildOptions) -> Path:
+    """Where a build writes: the folder asked for, or the bundle's on the shelf."""
+    return options.out or shelf_of(bundle)
+
+
+def batch_range(bundle: Bundle, asked: BatchRange | None) -> BatchRange:
+    """The batch to build for.
+
+    Raises:
+        UsageError: a range was asked for that the bundle does not allow, or that is not in order.
+    """
+    fixed = bundle.manifest.batch
+    if isinstance(fixed, int):
+        if asked is not None and asked != BatchRange(fixed, fixed, fixed):
+            raise UsageError(
+                f"the bundle {bundle.path} takes exactly {fixed} target(s) a call, not {asked.least} to {asked.most}; "
+                "leave --batch out, or export it again with --batch dynamic"
+            )
+        return BatchRange(fixed, fixed, fixed)
+    if asked is None:
+        return BatchRange(1, 1, 1)
+    if not 1 <= asked.least <= asked.best <= asked.most:
+        raise UsageError(
+            f"a batch of {asked.least} to {asked.most}, best {asked.best}, is not in order; "
+            "say MIN,BEST,MAX, such as 1,1,8"
+        )
+    return asked

@@ -1,0 +1,164 @@
+"""The little of CUDA that an engine needs: memory, page-locked staging, one stream, graphs.
+
+Device memory is an address. Every copy is asynchronous and ordered by its stream; what a copy reads or writes on the
+host must be page-locked and must not be touched before :meth:`Cuda.synchronize`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from sttrack_deploy.errors import MissingDependencyError, UsageError, UserError
+
+__all__ = ["INSTALL", "VARIABLE", "Cuda", "CudaError", "Device", "Graph", "Stream", "open_cuda"]
+
+VARIABLE = "STTRACK_CUDA"
+"""Environment variable that chooses the package: ``cuda-python`` (the default) or ``pycuda``."""
+INSTALL = 'pip install "cuda-python>=12.6"'
+
+Bytes = npt.NDArray[np.uint8]
+
+
+class CudaError(UserError):
+    """CUDA refused; the line says which call and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """The GPU in use.
+
+    Attributes:
+        capability: compute capability, as ``(8, 9)``.
+        bytes: its memory.
+        driver: highest CUDA version the driver supports, as ``13.0``.
+        runtime: CUDA version of the runtime library, or of the bindings.
+    """
+
+    name: str
+    capability: tuple[int, int]
+    bytes: int
+    driver: str
+    runtime: str
+
+    @property
+    def sm(self) -> str:
+        """As in ``sm_89``."""
+        return f"sm_{self.capability[0]}{self.capability[1]}"
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """A stream: the handle as an integer, for TensorRT, and the package's own object."""
+
+    handle: int
+    native: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """A captured graph, ready to launch."""
+
+    native: Any
+
+
+class Cuda(Protocol):
+    """One GPU. Objects of different packages, or of different GPUs, must not be mixed.
+
+    Every method raises :class:`CudaError` where CUDA refuses.
+    """
+
+    name: str
+
+    def device(self) -> Device: ...
+
+    def alloc(self, size: int) -> int:
+        """Address of ``size`` bytes on the device, aligned to at least 256."""
+        ...
+
+    def free(self, address: int) -> None: ...
+
+    def pinned(self, size: int) -> Bytes:
+        """Page-locked host memory, uint8 ``(size,)``; it lives until :meth:`free_pinned`."""
+        ...
+
+    def free_pinned(self, memory: Bytes) -> None:
+        """``memory`` is what :meth:`pinned` returned, not a view of it."""
+        ...
+
+    def to_device(self, address: int, memory: Bytes, stream: Stream) -> None:
+        """Copy all of a page-locked array to the device."""
+        ...
+
+    def to_host(self, memory: Bytes, address: int, stream: Stream) -> None:
+        """Copy from the device until the page-locked array is full."""
+        ...
+
+    def stream(self) -> Stream:
+        """A new stream that does not wait for the default one."""
+        ...
+
+    def free_stream(self, stream: Stream) -> None: ...
+
+    def synchronize(self, stream: Stream) -> None:
+        """Wait until the stream has done everything."""
+        ...
+
+    def capture(self, stream: Stream, work: Callable[[], bool]) -> Graph | None:
+        """Record what ``work`` puts into the stream, without doing it.
+
+        Returns:
+            ``None`` where it cannot be recorded (``work`` said False, CUDA refused, or the package has no
+            graphs); the stream can be used as before.
+        """
+        ...
+
+    def launch(self, graph: Graph, stream: Stream) -> None:
+        """Do what was recorded."""
+        ...
+
+    def free_graph(self, graph: Graph) -> None: ...
+
+
+def open_cuda() -> Cuda:
+    """The GPU, through cuda-python, or pycuda where only that is installed or :data:`VARIABLE` asks for it.
+
+    Raises:
+        MissingDependencyError: neither is installed.
+        UserError: there is no usable GPU or driver.
+    """
+    asked = os.environ.get(VARIABLE) or None
+    if asked not in (None, "cuda-python", "pycuda"):
+        raise UsageError(f"{VARIABLE} is {asked!r}; it can be cuda-python or pycuda")
+    if asked != "pycuda" and _has("cuda.bindings"):
+        from sttrack_deploy.engines.cuda.cuda_python import CudaPython
+
+        return CudaPython()
+    if asked != "cuda-python" and _has("pycuda"):
+        from sttrack_deploy.engines.cuda.pycuda_adapter import PyCuda
+
+        return PyCuda()
+    if asked == "pycuda":
+        raise MissingDependencyError("pycuda", "memory on the GPU", 'pip install "pycuda>=2024.1"')
+    raise MissingDependencyError("cuda-python", "memory on the GPU", INSTALL)
+
+
+def no_gpu(reason: str) -> UserError:
+    """The line for a machine without a usable GPU."""
+    return UserError(
+        f"there is no usable NVIDIA GPU here ({reason}); install or update the NVIDIA driver (nvidia-smi must list "
+        "the GPU; in a container, start it with --gpus all), or choose another engine, such as --engine onnxruntime"
+    )
+
+
+def _has(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # the package around it is missing
+        return False
