@@ -54,7 +54,12 @@ def runtime_modules() -> list[str]:
         *PACKAGE.glob("runtime/*.py"),
         *PACKAGE.glob("evaluation/**/*.py"),
         *PACKAGE.glob("calib/*.py"),
-        *(file for file in PACKAGE.glob("engines/*.py") if file.stem != "torch_engine"),
+        # The adapters of CUDA need its packages.
+        *(
+            file
+            for file in PACKAGE.glob("engines/**/*.py")
+            if file.stem not in ("torch_engine", "cuda_python", "pycuda_adapter")
+        ),
     ]
     names = (".".join(file.relative_to(ROOT).with_suffix("").parts) for file in files)
     return sorted(name.removesuffix(".__init__") for name in names)
@@ -82,7 +87,9 @@ def test_the_guard_works(tmp_path: Path) -> None:
     assert "the runtime imported torch" in done.stderr
 
 
-@pytest.mark.parametrize("command", ["run", "evaluate", "doctor", "export", "train"])
+@pytest.mark.parametrize(
+    "command", ["run", "evaluate", "parity", "bench", "build_engine", "doctor", "export", "train"]
+)
 def test_a_command_starts_without_heavy_imports(command: str, tmp_path: Path) -> None:
     """``--help`` and wrong calls are answered at once, on any installation."""
     code = (

@@ -14,7 +14,7 @@ from sttrack_deploy.evaluation.sequence import Sequence
 from sttrack_deploy.evaluation.sequence_run import SequenceRun
 from sttrack_deploy.geometry import iou
 
-__all__ = ["GATES", "Agreement", "Gate", "SequenceAgreement", "Verdict", "agree", "judge"]
+__all__ = ["GATES", "PARTED_BELOW", "Agreement", "Gate", "SequenceAgreement", "Verdict", "agree", "judge"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -62,6 +62,14 @@ class SequenceAgreement:
     auc: float
 
     @property
+    def mean_iou(self) -> float:
+        return float(self.overlap.mean())
+
+    @property
+    def least_iou(self) -> float:
+        return float(self.overlap.min())
+
+    @property
     def parted_at(self) -> int | None:
         """Number of the first frame whose boxes overlap by less than 0.9; ``None`` if none does."""
         below = np.flatnonzero(self.overlap < PARTED_BELOW)
@@ -77,6 +85,24 @@ class Agreement:
     @property
     def mean_iou(self) -> float:
         return float(np.concatenate([s.overlap for s in self.sequences]).mean())
+
+    @property
+    def least_iou(self) -> float:
+        return min(s.least_iou for s in self.sequences)
+
+    @property
+    def parted(self) -> tuple[SequenceAgreement, ...]:
+        """Sequences whose boxes part somewhere."""
+        return tuple(s for s in self.sequences if s.parted_at is not None)
+
+    @property
+    def mean_iou_before_parting(self) -> float:
+        """Mean IoU over the frames before each sequence parts: the error without what it then sets off.
+
+        NaN if all part at once.
+        """
+        kept = np.concatenate([s.overlap[: s.parted_at and s.parted_at - 1] for s in self.sequences])
+        return float(kept.mean()) if len(kept) else float("nan")
 
     @property
     def auc_reference(self) -> float:
