@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +17,10 @@ if TYPE_CHECKING:
 
 os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+
+# Engines that tests build and caches that they fill must not lie on the shelf of whoever runs them.
+os.environ["STTRACK_ENGINES"] = tempfile.mkdtemp(prefix="sttrack-test-engines-")
+atexit.register(shutil.rmtree, os.environ["STTRACK_ENGINES"], ignore_errors=True)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -45,6 +52,17 @@ def tiny_weights(tiny_network: STTrack, tmp_path_factory: pytest.TempPathFactory
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
     save_weights(path, tiny_network.config, tiny_network.state_dict())
     return path
+
+
+@pytest.fixture(scope="session")
+def tiny_dynamic_bundle(
+    tiny_network: STTrack, tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Bundle:
+    """The same with a dynamic batch."""
+    from sttrack_deploy.export.exporter import ExportOptions, export_bundle
+
+    out = tmp_path_factory.mktemp("export") / "tiny-dynamic"
+    return export_bundle(tiny_network, tiny_weights, out, ExportOptions(batch=None), clip=None)
 
 
 @pytest.fixture(scope="session")

@@ -12,14 +12,16 @@ from sttrack_deploy.cli.common import console
 from sttrack_deploy.geometry import Box, iou
 
 if TYPE_CHECKING:
+    from sttrack_deploy.runtime.multi_tracker import MultiTracker
     from sttrack_deploy.runtime.session import Session
     from sttrack_deploy.runtime.sink import AtomicFile, FrameResult
-    from sttrack_deploy.runtime.tracker import Tracker
 
 __all__ = ["report_truth", "suggest_next", "summarise"]
 
 
-def summarise(session: Session, files: Sequence[AtomicFile], tracker: Tracker, *, finished: bool) -> None:
+def summarise(
+    session: Session, files: Sequence[AtomicFile], tracker: MultiTracker, *, finished: bool
+) -> None:
     """Print frames, speed and the files that are there, to standard error."""
     if session.stats.frames:
         _say_speed(session, tracker, finished=finished)
@@ -30,18 +32,26 @@ def summarise(session: Session, files: Sequence[AtomicFile], tracker: Tracker, *
             _say(f"{written} {escape(str(file.path))}: {file.frames} frames, {_size(size)}")
 
 
-def _say_speed(session: Session, tracker: Tracker, *, finished: bool) -> None:
+def _say_speed(session: Session, tracker: MultiTracker, *, finished: bool) -> None:
     stats, name = session.stats, tracker.bundle.manifest.name
     facts = tracker.engine.describe().items()
     engine = ", ".join(f"{key} {value}" for key, value in facts if value != tracker.engine.name)
+    targets = "" if len(stats.lost) == 1 else f" of {len(stats.lost)} targets"
     _say(
-        f"{'tracked' if finished else 'stopped early after'} [bold]{stats.frames}[/] frames, "
-        f"[bold]{stats.fps:.1f}[/] fps end to end, lost on {stats.lost}; "
+        f"{'tracked' if finished else 'stopped early after'} [bold]{stats.frames}[/] frames{targets}, "
+        f"[bold]{stats.fps:.1f}[/] fps end to end, lost on {_lost(stats.lost)}; "
         f"model {escape(name)}, {tracker.engine.name} ({escape(engine)})"
     )
     medians = stats.medians_ms()
     if medians:
         _say("median ms: " + ", ".join(f"{part} {value:.2f}" for part, value in medians.items()))
+
+
+def _lost(counts: Sequence[int]) -> str:
+    """Frames on which each target was lost: ``3``, or ``3 (target 1), 0 (target 2)``."""
+    if len(counts) == 1:
+        return str(counts[0])
+    return ", ".join(f"{count} (target {number})" for number, count in enumerate(counts, 1))
 
 
 def report_truth(truth: Sequence[Box], results: Sequence[FrameResult]) -> None:
@@ -65,13 +75,14 @@ def report_truth(truth: Sequence[Box], results: Sequence[FrameResult]) -> None:
         )
 
 
-def suggest_next(source: str | None, selected: Box | None) -> None:
-    """Print the next command to type, after the demo or after a box was drawn with the mouse."""
+def suggest_next(source: str | None, selected: Sequence[Box]) -> None:
+    """Print the next command to type, after the demo or after boxes were drawn with the mouse."""
     if source is None:
         _say("next: sttrack-run YOUR_VIDEO.mp4 --select   (without a display: --init-box X,Y,W,H)")
-    elif selected is not None:
-        box = ",".join(f"{value:g}" for value in selected)
-        _say(f"again without the mouse: sttrack-run {escape(source)} --init-box {box}")
+    elif selected:
+        boxes = (",".join(f"{value:g}" for value in box) for box in selected)
+        options = " ".join(f"--init-box {box}" for box in boxes)
+        _say(f"again without the mouse: sttrack-run {escape(source)} {options}")
     else:
         _say("next, with videos whose boxes are known: sttrack-eval --dataset folder --data DIR")
 

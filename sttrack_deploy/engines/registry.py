@@ -19,10 +19,13 @@ class Backend:
     """A back end's name, the package it needs and how to install it.
 
     Attributes:
-        module: defines ``create(bundle, threads) -> Engine`` and ``devices() -> list[str]``.
+        module: defines ``devices() -> list[str]`` and what ``maker`` names.
         package: the import name it needs.
         distributions: names it may be installed under.
         install: the exact install line.
+        maker: function of the module, ``(bundle, threads) -> Engine``.
+        shared_package: another distribution gives a package of the same name that lacks what this back end
+            needs, so that one of ``distributions`` must be installed for it to count as available.
     """
 
     name: str
@@ -30,10 +33,14 @@ class Backend:
     package: str
     distributions: tuple[str, ...]
     install: str
+    maker: str = "create"
+    shared_package: bool = False
 
     @property
     def available(self) -> bool:
-        return importlib.util.find_spec(self.package) is not None
+        if importlib.util.find_spec(self.package) is None:
+            return False
+        return not self.shared_package or self.installed_version is not None
 
     @property
     def installed_version(self) -> str | None:
@@ -53,25 +60,64 @@ class Backend:
 
 
 DEFAULT_BACKEND = "onnxruntime"
-BACKENDS: dict[str, Backend] = {
-    backend.name: backend
-    for backend in (
-        Backend(
-            "onnxruntime",
-            "sttrack_deploy.engines.onnxruntime_engine",
-            "onnxruntime",
-            ("onnxruntime", "onnxruntime-gpu"),
-            "pip install onnxruntime",
-        ),
-        Backend(
-            "torch",
-            "sttrack_deploy.engines.torch_engine",
-            "torch",
-            ("torch",),
-            'pip install "torch==2.13.*" safetensors',
-        ),
-    )
-}
+_GPU_INSTALL = 'pip uninstall -y onnxruntime && pip install "onnxruntime-gpu[cuda,cudnn]"'
+_ALL = (
+    Backend(
+        "onnxruntime",
+        "sttrack_deploy.engines.onnxruntime_engine",
+        "onnxruntime",
+        ("onnxruntime", "onnxruntime-gpu"),
+        "pip install onnxruntime",
+    ),
+    Backend(
+        "torch",
+        "sttrack_deploy.engines.torch_engine",
+        "torch",
+        ("torch",),
+        'pip install "torch==2.13.*" safetensors',
+    ),
+    Backend(
+        "openvino",
+        "sttrack_deploy.engines.openvino_engine",
+        "openvino",
+        ("openvino",),
+        'pip install "openvino>=2024.6"',
+    ),
+    Backend(
+        "openvino-bf16",
+        "sttrack_deploy.engines.openvino_engine",
+        "openvino",
+        ("openvino",),
+        'pip install "openvino>=2024.6"',
+        maker="create_bf16",
+    ),
+    Backend(
+        "onnxruntime-cuda",
+        "sttrack_deploy.engines.onnxruntime_gpu",
+        "onnxruntime",
+        ("onnxruntime-gpu",),
+        _GPU_INSTALL,
+        maker="create_cuda",
+        shared_package=True,
+    ),
+    Backend(
+        "onnxruntime-tensorrt",
+        "sttrack_deploy.engines.onnxruntime_gpu",
+        "onnxruntime",
+        ("onnxruntime-gpu",),
+        f"{_GPU_INSTALL} tensorrt",
+        maker="create_tensorrt",
+        shared_package=True,
+    ),
+    Backend(
+        "tensorrt",
+        "sttrack_deploy.engines.tensorrt.tensorrt_engine",
+        "tensorrt",
+        ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
+        'pip install "tensorrt>=10.12" "cuda-python>=12.6"',
+    ),
+)
+BACKENDS: dict[str, Backend] = {backend.name: backend for backend in _ALL}
 
 
 def create_engine(name: str, bundle: Bundle, threads: int | None = None) -> Engine:
@@ -88,6 +134,8 @@ def create_engine(name: str, bundle: Bundle, threads: int | None = None) -> Engi
     if backend is None:
         raise UsageError(f"there is no engine {name!r}; engines are {', '.join(BACKENDS)}")
     if not backend.available:
-        raise MissingDependencyError(backend.package, f"the engine '{name}'", backend.install)
-    engine: Engine = importlib.import_module(backend.module).create(bundle, threads)
+        package = backend.distributions[0] if backend.shared_package else backend.package
+        raise MissingDependencyError(package, f"the engine '{name}'", backend.install)
+    make = getattr(importlib.import_module(backend.module), backend.maker)
+    engine: Engine = make(bundle, threads)
     return engine

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from sttrack_deploy.geometry import Box
 from sttrack_deploy.runtime.sink import FrameResult
 
-__all__ = ["draw_result", "draw_truth"]
+__all__ = ["COLOURS", "draw_outline", "draw_result", "draw_results", "draw_truth"]
 
 Image = npt.NDArray[np.uint8]
 Colour = tuple[int, int, int]
@@ -22,6 +22,17 @@ LOST: Colour = (50, 50, 240)
 TRUTH: Colour = (255, 200, 60)
 WHITE: Colour = (255, 255, 255)
 SHADE: Colour = (20, 20, 20)
+COLOURS: tuple[Colour, ...] = (
+    (80, 220, 60),
+    (255, 160, 40),
+    (40, 200, 255),
+    (230, 110, 240),
+    (230, 230, 60),
+    (60, 140, 255),
+    (255, 110, 150),
+    (170, 240, 200),
+)
+"""Several targets', BGR, told apart in colour-blind eyes by their numbers; none is the red of a lost one."""
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
@@ -55,24 +66,64 @@ def draw_result(image: Image, result: FrameResult, fps: float | None = None) -> 
     style = _Style.of(image)
     colour = LOST if result.lost else FOUND
     _draw_box(image, result.box, colour, style, dashed=result.lost)
-    status = f"frame {result.frame}" + ("" if fps is None else f"  {fps:.0f} fps")
-    _draw_label(image, status, (style.gap, style.gap), SHADE, style)
+    _draw_status(image, result.frame, fps, style)
     if result.lost:
-        height, width = image.shape[:2]
-        edge = 2 * style.line
-        cv2.rectangle(image, (0, 0), (width - 1, height - 1), LOST, edge)
-        banner = _Style(style.line, 1.7 * style.text, style.weight + 1, 2 * style.gap)
-        text_width = cv2.getTextSize("LOST", FONT, banner.text, banner.weight)[0][0]
-        left = max(0, (width - text_width) // 2 - banner.gap)
-        _draw_label(image, "LOST", (left, height), LOST, banner, lift=2 * edge)
+        _draw_alarm(image, style)
+    _draw_caption(image, result, colour, style)
+
+
+def draw_results(image: Image, results: Sequence[FrameResult], fps: float | None = None) -> None:
+    """Draw one frame's results into ``image`` (BGR uint8, changed in place).
+
+    One target is drawn by :func:`draw_result`. Several have a colour and a number each, from 1; a lost one's
+    box is dashed and its label says so; the red border and the banner come when all are lost.
+    """
+    if len(results) == 1:
+        draw_result(image, results[0], fps)
+        return
+    style = _Style.of(image)
+    coloured = [(result, COLOURS[index % len(COLOURS)]) for index, result in enumerate(results)]
+    for result, colour in coloured:
+        _draw_box(image, result.box, colour, style, dashed=result.lost)
+    _draw_status(image, results[0].frame, fps, style)
+    if all(result.lost for result in results):
+        _draw_alarm(image, style)
+    # Labels last: no box may cross one.
+    for number, (result, colour) in enumerate(coloured, 1):
+        _draw_caption(image, result, colour, style, f"{number}: ")
+
+
+def _draw_status(image: Image, frame: int, fps: float | None, style: _Style) -> None:
+    status = f"frame {frame}" + ("" if fps is None else f"  {fps:.0f} fps")
+    _draw_label(image, status, (style.gap, style.gap), SHADE, style)
+
+
+def _draw_alarm(image: Image, style: _Style) -> None:
+    """A red border and a banner."""
+    height, width = image.shape[:2]
+    edge = 2 * style.line
+    cv2.rectangle(image, (0, 0), (width - 1, height - 1), LOST, edge)
+    banner = _Style(style.line, 1.7 * style.text, style.weight + 1, 2 * style.gap)
+    text_width = cv2.getTextSize("LOST", FONT, banner.text, banner.weight)[0][0]
+    left = max(0, (width - text_width) // 2 - banner.gap)
+    _draw_label(image, "LOST", (left, height), LOST, banner, lift=2 * edge)
+
+
+def _draw_caption(image: Image, result: FrameResult, colour: Colour, style: _Style, name: str = "") -> None:
+    """A box's label, outside it where there is room."""
     x, y, _, h = result.box
-    text = f"{'lost ' if result.lost else ''}{result.confidence:.2f}"
+    text = f"{name}{'lost ' if result.lost else ''}{result.confidence:.2f}"
     label_height = _label_size(text, style)[1]
     above = y - label_height - style.line
     # Above the box, below it where there is no room, inside it where there is neither.
     below_fits = y + h + style.line + label_height <= image.shape[0]
     top = above if above >= 0 else y + h + style.line if below_fits else max(0.0, y)
     _draw_label(image, text, (round(x) - style.line // 2, round(top)), colour, style)
+
+
+def draw_outline(image: Image, box: Box, target: int) -> None:
+    """Draw a box alone, in the colour of the target of that number from 0 (changes ``image``)."""
+    _draw_box(image, box, COLOURS[target % len(COLOURS)], _Style.of(image), dashed=False)
 
 
 def draw_truth(image: Image, box: Sequence[float]) -> None:
@@ -131,7 +182,7 @@ def _draw_label(
     left = max(0, min(corner[0], image.shape[1] - width))
     top = max(0, min(corner[1], image.shape[0] - height - lift))
     image[top : top + height, left : left + width] = back
-    ink = SHADE if back in (FOUND, TRUTH) else WHITE
+    ink = SHADE if back in (*COLOURS, TRUTH) else WHITE
     baseline = cv2.getTextSize(text, FONT, style.text, style.weight)[1]
     origin = (left + style.gap, top + height - baseline - style.gap // 2)
     cv2.putText(image, text, origin, FONT, style.text, ink, style.weight, cv2.LINE_AA)

@@ -1,4 +1,4 @@
-"""A run: frames in, one tracker, results out, with the time that each part takes."""
+"""A run: frames in, one or several targets, results out, with the time that each part takes."""
 
 from __future__ import annotations
 
@@ -16,15 +16,17 @@ import numpy.typing as npt
 from sttrack_deploy.errors import UserError
 from sttrack_deploy.geometry import Box, validate_box
 from sttrack_deploy.runtime.display import Key, Window
-from sttrack_deploy.runtime.overlay import draw_result, draw_truth
+from sttrack_deploy.runtime.multi_tracker import MultiTracker
+from sttrack_deploy.runtime.overlay import draw_results, draw_truth
 from sttrack_deploy.runtime.sink import FrameResult, ResultWriter, VideoWriter
 from sttrack_deploy.runtime.source import TimedFrame
-from sttrack_deploy.runtime.tracker import Tracker, TrackResult
+from sttrack_deploy.runtime.target import TrackResult
 
 __all__ = ["BoxChooser", "Outputs", "Session", "SessionStats"]
 
 Image = npt.NDArray[np.uint8]
-BoxChooser = Callable[[Image], Box]
+BoxChooser = Callable[[Image], Sequence[Box]]
+"""Gives the targets' boxes on a frame."""
 
 STATISTICS_WINDOW = 10_000  # frames; a camera may run for days
 FPS_SMOOTHING = 0.1
@@ -40,14 +42,14 @@ class SessionStats:
 
     Attributes:
         frames: frames with a result, the first one (whose box was given) included.
-        lost: frames on which the target was lost.
-        seconds: from having the target's box to the last result written, without pauses.
+        lost: for each target, frames on which it was lost.
+        seconds: from having the targets' boxes to the last result written, without pauses.
         decode: waiting for the next frame.
         output: drawing and writing.
     """
 
     frames: int = 0
-    lost: int = 0
+    lost: list[int] = field(default_factory=list)
     seconds: float = 0.0
     decode: deque[float] = field(default_factory=_times)
     crop: deque[float] = field(default_factory=_times)
@@ -79,12 +81,14 @@ class Outputs:
         writers: the other files.
         window: the preview.
         truth: exact boxes by frame number, drawn beside the results.
+        reselect: what the preview's key for new targets does; as many boxes as at the start.
     """
 
     video: VideoWriter | None = None
     writers: Sequence[ResultWriter] = ()
     window: Window | None = None
     truth: Sequence[Box] | None = None
+    reselect: BoxChooser | None = None
 
     @property
     def draws(self) -> bool:
@@ -96,11 +100,14 @@ class Session:
     """Runs a tracker over frames.
 
     ``stats`` is up to date at any time, after an exception or Ctrl-C too.
+
+    Attributes:
+        boxes: those that tracking started on.
     """
 
-    def __init__(self, tracker: Tracker) -> None:
+    def __init__(self, tracker: MultiTracker) -> None:
         self.stats = SessionStats()
-        self.box: Box | None = None  # the one that tracking started on
+        self.boxes: list[Box] = []
         self._tracker = tracker
         self._paused = 0.0
         self._shown_fps: float | None = None
@@ -116,7 +123,7 @@ class Session:
 
         Args:
             frames: the first one is where the target is given.
-            choose: gives the target's box on the first frame.
+            choose: gives the targets' boxes on the first frame.
             outputs: where the results go.
             done: called after each frame with the number of frames done.
 
@@ -129,22 +136,25 @@ class Session:
         if first is None:
             raise UserError("the source has no frames")
         height, width = first.image.shape[:2]
-        self.box = validate_box(choose(first.image), height, width)
-        self._tracker.init(first.image, self.box)
+        self.boxes = [validate_box(box, height, width) for box in choose(first.image)]
+        self._tracker.init(first.image, self.boxes)
+        self.stats.lost = [0] * len(self.boxes)
         started = asked = time.perf_counter()
         for frame in chain([first], remaining):
             got = time.perf_counter()
-            # The first frame's result is the box that was given, with full confidence.
-            result = (
-                TrackResult(self.box, 1.0, False) if frame is first else self._tracker.update(frame.image)
+            # The first frame's results are the boxes that were given, with full confidence.
+            results = (
+                [TrackResult(box, 1.0, False) for box in self.boxes]
+                if frame is first
+                else self._tracker.update(frame.image)
             )
             tracked = time.perf_counter()
             self._note_fps(tracked - asked)
-            quit_asked = self._emit(frame, result, outputs)
+            quit_asked = self._emit(frame, results, outputs)
             now = time.perf_counter()
             stats = self.stats
             stats.frames += 1
-            stats.lost += result.lost
+            stats.lost = [count + result.lost for count, result in zip(stats.lost, results, strict=True)]
             if frame is not first:  # its crop and inference are those of the template
                 stats.decode.append(got - asked)
                 stats.crop.append(self._tracker.timings.crop)
@@ -164,31 +174,31 @@ class Session:
         last = self._shown_fps
         self._shown_fps = rate if last is None else last + FPS_SMOOTHING * (rate - last)
 
-    def _emit(self, frame: TimedFrame, tracked: TrackResult, outputs: Outputs) -> bool:
-        """Write and show one result; True if the user wants to quit."""
-        result = FrameResult(frame.number, frame.seconds, tracked.box, tracked.confidence, tracked.lost)
-        canvas = self._draw(frame, result, outputs) if outputs.draws else frame.image
+    def _emit(self, frame: TimedFrame, tracked: Sequence[TrackResult], outputs: Outputs) -> bool:
+        """Write and show one frame's results; True if the user wants to quit."""
+        results = [FrameResult(frame.number, frame.seconds, *result) for result in tracked]
+        canvas = self._draw(frame, results, outputs) if outputs.draws else frame.image
         # The video first: what fails on a full disk is it, and then no other file is a frame ahead.
         if outputs.video is not None:
             outputs.video.write(canvas)
         for writer in outputs.writers:
-            writer.write(result)
-        return outputs.window is not None and self._obey(outputs.window, canvas, frame.image)
+            writer.write(results)
+        return outputs.window is not None and self._obey(outputs, outputs.window, canvas, frame.image)
 
-    def _draw(self, frame: TimedFrame, result: FrameResult, outputs: Outputs) -> Image:
+    def _draw(self, frame: TimedFrame, results: Sequence[FrameResult], outputs: Outputs) -> Image:
         canvas = frame.image.copy()
         if outputs.truth is not None:
             draw_truth(canvas, outputs.truth[frame.number])
-        draw_result(canvas, result, self._shown_fps)
+        draw_results(canvas, results, self._shown_fps)
         return canvas
 
-    def _obey(self, window: Window, canvas: Image, image: Image) -> bool:
+    def _obey(self, outputs: Outputs, window: Window, canvas: Image, image: Image) -> bool:
         key = window.show(canvas)
         stopped = time.perf_counter()
         if key is Key.PAUSE:
             key = window.wait()
-        if key is Key.SELECT:
+        if key is Key.SELECT and outputs.reselect is not None:
             with contextlib.suppress(UserError):  # no box was drawn, or an impossible one: go on as before
-                self._tracker.init(image, window.select(image))
+                self._tracker.init(image, outputs.reselect(image))
         self._paused += time.perf_counter() - stopped
         return key is Key.QUIT

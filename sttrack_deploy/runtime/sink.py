@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, NamedTuple, Protocol
@@ -49,7 +50,7 @@ RESERVE_BYTES = 4 * 2**20
 
 
 class FrameResult(NamedTuple):
-    """One frame's result; ``box`` is x, y, w, h in pixels, ``seconds`` and ``frame`` as the source's."""
+    """One frame's result for one target; ``box`` is x, y, w, h in pixels, ``seconds`` and ``frame`` as the source's."""
 
     frame: int
     seconds: float
@@ -59,10 +60,10 @@ class FrameResult(NamedTuple):
 
 
 class ResultWriter(Protocol):
-    """Takes results one by one."""
+    """Takes results frame by frame."""
 
-    def write(self, result: FrameResult) -> None:
-        """Write one result; raises UserError if that fails."""
+    def write(self, results: Sequence[FrameResult]) -> None:
+        """Write one frame's results, one for each target; raises UserError if that fails."""
         ...
 
 
@@ -235,55 +236,68 @@ class _LinesWriter(AtomicFile):
 
 
 class BoxesWriter(_LinesWriter):
-    """``x,y,w,h`` a line, in pixels with two decimals: the result format of OTB and most benchmarks."""
+    """``x,y,w,h`` a line, in pixels with two decimals: the result format of OTB and most benchmarks.
+
+    One target's boxes: the one of that number, counted from 0.
+    """
+
+    def __init__(self, path: Path, target: int = 0) -> None:
+        super().__init__(path)
+        self._target = target
 
     def __enter__(self) -> BoxesWriter:
         return self
 
-    def write(self, result: FrameResult) -> None:
-        """Append one box."""
-        self.write_line(",".join(f"{value:.2f}" for value in result.box))
+    def write(self, results: Sequence[FrameResult]) -> None:
+        """Append the target's box."""
+        self.write_line(",".join(f"{value:.2f}" for value in results[self._target].box))
 
 
 class JsonWriter(_LinesWriter):
-    """One JSON object a line: frame, time (seconds), box (x, y, w, h), confidence, lost."""
+    """One JSON object a line, see :func:`json_line`."""
 
     def __enter__(self) -> JsonWriter:
         return self
 
-    def write(self, result: FrameResult) -> None:
-        """Append one result."""
-        self.write_line(json_line(result))
+    def write(self, results: Sequence[FrameResult]) -> None:
+        """Append one frame."""
+        self.write_line(json_line(results))
 
 
 class JsonToStdout:
     """JSON lines on standard output, each at once, for a program that follows along."""
 
-    def write(self, result: FrameResult) -> None:
-        """Print one result."""
-        sys.stdout.write(json_line(result) + "\n")
+    def write(self, results: Sequence[FrameResult]) -> None:
+        """Print one frame."""
+        sys.stdout.write(json_line(results) + "\n")
         sys.stdout.flush()
 
 
 class ResultCollector:
-    """Keeps results in memory, in ``results``."""
+    """Keeps the first target's results in memory, in ``results``."""
 
     def __init__(self) -> None:
         self.results: list[FrameResult] = []
 
-    def write(self, result: FrameResult) -> None:
+    def write(self, results: Sequence[FrameResult]) -> None:
         """Keep one result."""
-        self.results.append(result)
+        self.results.append(results[0])
 
 
-def json_line(result: FrameResult) -> str:
-    """``{"frame": 12, "time": 0.48, "box": [x, y, w, h], "confidence": 0.93, "lost": false}``."""
-    return json.dumps(
+def json_line(results: Sequence[FrameResult]) -> str:
+    """One frame's results.
+
+    One target: ``{"frame": 12, "time": 0.48, "box": [x, y, w, h], "confidence": 0.93, "lost": false}``, the time in
+    seconds. Several: box, confidence and lost stand in the objects of a list ``targets`` instead.
+    """
+    first = results[0]
+    frame = {"frame": first.frame, "time": round(first.seconds, 6)}
+    found = [
         {
-            "frame": result.frame,
-            "time": round(result.seconds, 6),
             "box": [round(float(value), 4) for value in result.box],
             "confidence": round(result.confidence, 4),
             "lost": result.lost,
         }
-    )
+        for result in results
+    ]
+    return json.dumps({**frame, **found[0]} if len(found) == 1 else {**frame, "targets": found})

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sttrack_deploy.geometry import Box
-from sttrack_deploy.runtime.overlay import draw_result, draw_truth
+from sttrack_deploy.runtime.overlay import COLOURS, draw_result, draw_results, draw_truth
 from sttrack_deploy.runtime.sink import FrameResult
 
 BOXES: list[Box] = [
@@ -55,3 +55,28 @@ def test_nan_truth_draws_nothing() -> None:
     image = np.zeros((50, 50, 3), np.uint8)
     draw_truth(image, [float("nan")] * 4)
     assert not image.any()
+
+
+def test_several_targets_have_colours_and_numbers_of_their_own() -> None:
+    boxes: list[Box] = [(30.0, 60.0, 40.0, 40.0), (130.0, 60.0, 40.0, 40.0), (230.0, 60.0, 40.0, 40.0)]
+
+    def drawn(lost: tuple[int, ...]) -> np.ndarray:
+        image = np.zeros((180, 320, 3), np.uint8)
+        draw_results(image, [FrameResult(3, 0.1, box, 0.5, i in lost) for i, box in enumerate(boxes)])
+        return image
+
+    clear = drawn(())
+    for box, colour in zip(boxes, COLOURS, strict=False):
+        assert tuple(clear[80, int(box[0])]) == colour
+    assert not clear[:, -1].any()
+    assert not drawn((1,))[:, -1].any()  # one of three: no alarm
+    assert (drawn((1,))[:, 130] != clear[:, 130]).any()  # but another box
+    assert drawn((0, 1, 2))[:, -1].any()
+
+
+def test_one_of_several_is_drawn_as_ever() -> None:
+    one, as_ever = (np.zeros((90, 160, 3), np.uint8) for _ in range(2))
+    result = FrameResult(3, 0.1, (30.0, 40.0, 20.0, 30.0), 0.5, True)
+    draw_results(one, [result], 25.0)
+    draw_result(as_ever, result, 25.0)
+    assert np.array_equal(one, as_ever)

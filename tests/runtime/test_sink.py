@@ -64,7 +64,7 @@ def test_a_former_file_stays_until_the_new_one_is_complete(tmp_path: Path) -> No
     path = tmp_path / "boxes.txt"
     path.write_text("old")
     with BoxesWriter(path) as boxes:
-        boxes.write(RESULT)
+        boxes.write([RESULT])
         assert path.read_text() == "old"
     assert path.read_text() == "1.23,5.00,6.79,10.01\n"
 
@@ -175,7 +175,7 @@ def test_a_full_disk_keeps_whole_lines(tmp_path: Path) -> None:
         with BoxesWriter(path) as boxes:
             boxes._file = Full(boxes._file, 50)  # type: ignore[assignment]
             for _ in range(10):
-                boxes.write(RESULT)
+                boxes.write([RESULT])
 
     with pytest.raises(UserError, match="disk is full"):
         fill()
@@ -185,13 +185,13 @@ def test_a_full_disk_keeps_whole_lines(tmp_path: Path) -> None:
 
 def test_json_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with JsonWriter(tmp_path / "out.jsonl") as lines:
-        lines.write(RESULT)
-        lines.write(RESULT._replace(frame=4, lost=True))
+        lines.write([RESULT])
+        lines.write([RESULT._replace(frame=4, lost=True)])
     first, second = (json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines())
     assert first == {
         "frame": 3, "time": 0.12, "box": [1.234, 5.0, 6.789, 10.006], "confidence": 0.9123, "lost": False
     }  # fmt: skip
     assert second["frame"] == 4
     assert second["lost"] is True
-    JsonToStdout().write(RESULT)
+    JsonToStdout().write([RESULT])
     assert json.loads(capsys.readouterr().out) == first

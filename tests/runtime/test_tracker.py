@@ -58,14 +58,14 @@ def test_the_search_region_grows_while_lost_and_shrinks_when_found() -> None:
     sides = []
     for _ in range(6):
         assert tracker.update(frame(None)).lost
-        sides.append(tracker._growth)
+        sides.append(tracker.growth)
     assert sides == pytest.approx([1.25, 1.5625, 1.953125, 2.0, 2.0, 2.0])
     # Found at the far end of the grown region, where the plain one would not have reached.
     far = (20.0 + 62.0, 30.0, 24.0, 24.0)
     result = tracker.update(frame(far))
     assert not result.lost
     assert iou(result.box, far) > 0.6
-    assert tracker._growth == 1.0
+    assert tracker.growth == 1.0
     assert iou(tracker.update(frame(far)).box, far) > 0.85
     assert len(engine.searches) == 9
 
@@ -75,7 +75,7 @@ def test_without_recovery_the_region_keeps_its_size() -> None:
     tracker.init(frame(truth(0)), truth(0))
     for _ in range(5):
         assert tracker.update(frame(None)).lost
-        assert tracker._growth == 1.0
+        assert tracker.growth == 1.0
 
 
 def test_lost_has_hysteresis(monkeypatch: pytest.MonkeyPatch) -> None:

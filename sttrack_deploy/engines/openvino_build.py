@@ -1,0 +1,276 @@
+"""OpenVINO models compiled for this CPU, kept on the shelf so that only the first start waits for the compiler."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sttrack_deploy.bundle import Bundle
+from sttrack_deploy.engines.building import BuildOptions, BuildReport, BuiltEngine, batch_range
+from sttrack_deploy.engines.graph_interface import check_interface
+from sttrack_deploy.engines.registry import BACKENDS
+from sttrack_deploy.engines.shelf import shelf_of
+from sttrack_deploy.errors import MissingDependencyError, UserError
+from sttrack_deploy.files import atomic_directory, sha256_of
+
+if TYPE_CHECKING:
+    import openvino
+
+__all__ = ["PRECISIONS", "CompiledGraphs", "build", "compiled_graphs"]
+
+PRECISIONS = {"f32": "openvino", "bf16": "openvino-bf16"}
+"""What floating-point arithmetic may be done in (OpenVINO's inference precision hint), and the engine's name."""
+SIDECAR = "manifest.json"
+COMPILE_THREADS = 2
+GRAPHS = ("template", "search")
+_DTYPES = {
+    "f32": "float32",
+    "f16": "float16",
+    "u8": "uint8",
+    "boolean": "bool",
+    "i64": "int64",
+    "i32": "int32",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledGraphs:
+    """Both graphs of a bundle, ready to run.
+
+    Attributes:
+        folder: where they are kept.
+        reused: they were there already.
+        kept: they are there now; a shelf that cannot be written only costs the next start its time.
+    """
+
+    template: openvino.CompiledModel
+    search: openvino.CompiledModel
+    folder: Path
+    reused: bool
+    kept: bool
+
+    @property
+    def origin(self) -> str:
+        """What became of the copy on the shelf: ``reused``, ``kept`` or ``could not be kept``."""
+        return "reused" if self.reused else "kept" if self.kept else "could not be kept"
+
+
+def build(bundle: Bundle, options: BuildOptions, report: BuildReport) -> BuiltEngine:
+    """Compile the bundle for this CPU, once for each precision that the CPU computes in.
+
+    A bundle of a dynamic batch is compiled for ``options.batch.best`` targets; the engine compiles for other
+    numbers when it meets them.
+
+    Raises:
+        UserError: OpenVINO is not installed or cannot read a graph, or the folder cannot be written.
+    """
+    core = _core(PRECISIONS["f32"])
+    batch = batch_range(bundle, options.batch).best
+    precisions = [p for p in PRECISIONS if p == "f32" or p.upper() in _capabilities(core)]
+    files: list[Path] = []
+    reused = []
+    report.phase("compile", None, len(precisions))
+    for done, precision in enumerate(precisions, 1):
+        graphs = compiled_graphs(
+            bundle,
+            precision,
+            options.threads,
+            batch,
+            root=options.out,
+            force=options.force,
+            must_keep=True,
+        )
+        files += [graphs.folder / f"{name}.blob" for name in GRAPHS] + [graphs.folder / SIDECAR]
+        reused.append(graphs.reused)
+        report.step("compile", done)
+    report.finish("compile")
+    facts = {**_made_by(core), "precisions": ", ".join(precisions), "reused": all(reused)}
+    return BuiltEngine(tuple(files), facts)
+
+
+def compiled_graphs(
+    bundle: Bundle,
+    precision: str,
+    threads: int | None,
+    batch: int,
+    *,
+    root: Path | None = None,
+    force: bool = False,
+    must_keep: bool = False,
+) -> CompiledGraphs:
+    """The bundle's graphs for this CPU: from the shelf where they fit, else compiled and put there.
+
+    Args:
+        precision: one of :data:`PRECISIONS`.
+        threads: CPU threads for one inference; ``None`` for all.
+        batch: targets for each call. Where the bundle's is dynamic, it is fixed to this: shapes that are known
+            made eight targets 12% cheaper, and one 5%.
+        root: in place of the bundle's folder on the shelf.
+        force: compile although what is there fits.
+        must_keep: fail where the folder cannot be written.
+
+    Raises:
+        UserError: OpenVINO is not installed, cannot read a graph, or lacks the precision on this CPU; a graph
+            does not match its manifest; or the folder cannot be written and ``must_keep``.
+    """
+    core = _core(PRECISIONS[precision])
+    if precision != "f32" and precision.upper() not in _capabilities(core):
+        raise UserError(
+            f"this CPU does not compute in {precision} "
+            f"(OpenVINO offers {', '.join(_capabilities(core))}); use --engine openvino"
+        )
+    folder = (root or shelf_of(bundle)) / f"openvino-{precision}-b{batch}"
+    properties = _properties(precision, threads)
+    facts = {
+        **_made_by(core),
+        "precision": precision,
+        "source": f"{bundle.manifest.template.sha256} {bundle.manifest.search.sha256}",
+    }
+    if not force and (found := _kept(core, bundle, batch, folder, facts, properties)) is not None:
+        return found
+    blobs = {name: _compile(core, path, properties, batch) for name, path in _paths(bundle).items()}
+    models = {name: core.import_model(blob, "CPU", properties) for name, blob in blobs.items()}
+    _check(bundle, models, batch)
+    kept = False
+    with contextlib.nullcontext() if must_keep else contextlib.suppress(UserError):
+        _keep(blobs, folder, facts)
+        kept = True
+    return CompiledGraphs(**models, folder=folder, reused=False, kept=kept)
+
+
+def _core(engine: str) -> openvino.Core:
+    try:
+        import openvino
+    except ImportError as error:
+        raise MissingDependencyError(
+            "openvino", f"the engine '{engine}'", BACKENDS["openvino"].install
+        ) from error
+    return openvino.Core()
+
+
+def _capabilities(core: openvino.Core) -> list[str]:
+    return list(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+
+
+def _properties(precision: str, threads: int | None) -> dict[str, Any]:
+    properties: dict[str, Any] = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": 1,
+        "INFERENCE_PRECISION_HINT": precision,
+        # Attention to what is far off underflows; arithmetic on such numbers is many times slower.
+        "CPU_DENORMALS_OPTIMIZATION": True,
+        # Pinned threads of several processes would all sit on the first cores.
+        "ENABLE_CPU_PINNING": False,
+    }
+    if threads is not None:
+        properties["INFERENCE_NUM_THREADS"] = threads
+    return properties
+
+
+def _made_by(core: openvino.Core) -> dict[str, str]:
+    """What a compiled model is good for: it runs with this version on this kind of CPU only."""
+    import openvino
+
+    return {
+        "openvino": openvino.__version__,
+        "device": str(core.get_property("CPU", "FULL_DEVICE_NAME")),
+        "capabilities": " ".join(sorted(_capabilities(core))),
+    }
+
+
+def _usable_cpus() -> int:
+    """CPUs that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _paths(bundle: Bundle) -> dict[str, Path]:
+    return {"template": bundle.template_path, "search": bundle.search_path}
+
+
+def _compile(core: openvino.Core, path: Path, properties: Mapping[str, Any], batch: int) -> bytes:
+    """Compile for any number of threads: that is chosen when the result is loaded.
+
+    OpenVINO 2026.4 ends the process with a segmentation fault where it compiles some graphs with Q/DQ for one thread in
+    FP32: in the pass that fuses operations ("snippets"; it is gone where that is switched off). What was compiled
+    for two threads runs on one, and as fast.
+    """
+    compiling = {**properties, "INFERENCE_NUM_THREADS": COMPILE_THREADS}
+    try:
+        model = core.read_model(str(path))
+        shapes = {port.any_name: list(port.partial_shape) for port in model.inputs}
+        if any(axis.is_dynamic for shape in shapes.values() for axis in shape):
+            model.reshape({name: [batch, *shape[1:]] for name, shape in shapes.items()})
+        if _usable_cpus() < COMPILE_THREADS and any(
+            op.get_type_name() == "FakeQuantize" for op in model.get_ops()
+        ):
+            compiling["SNIPPETS_MODE"] = "DISABLE"
+        blob = io.BytesIO()
+        core.compile_model(model, "CPU", compiling).export_model(blob)
+        return blob.getvalue()
+    except Exception as error:  # OpenVINO raises RuntimeError and its own classes, over several lines
+        raise UserError(
+            f"OpenVINO cannot compile {path}: {_reason(error)}; "
+            "export the bundle again, or use --engine onnxruntime"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    """The line that says something, out of a trail of source files."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    telling = [line for line in lines if line and not line.startswith(("Exception from", "Check '"))]
+    return " ".join((telling or lines or [type(error).__name__])[:2])[:300]
+
+
+def _check(bundle: Bundle, models: Mapping[str, openvino.CompiledModel], batch: int) -> None:
+    specs = {"template": bundle.manifest.template, "search": bundle.manifest.search}
+    for name, model in models.items():
+        inputs, outputs = (
+            {port.any_name: (_dtype(port), tuple(port.shape)) for port in side}
+            for side in (model.inputs, model.outputs)
+        )
+        check_interface(_paths(bundle)[name], specs[name], inputs, outputs, batch)
+
+
+def _dtype(port: Any) -> str:
+    name = str(port.element_type.get_type_name())
+    return _DTYPES.get(name, name)
+
+
+def _kept(
+    core: openvino.Core,
+    bundle: Bundle,
+    batch: int,
+    folder: Path,
+    facts: Mapping[str, str],
+    properties: dict[str, Any],
+) -> CompiledGraphs | None:
+    """What lies in the folder, unless it is absent, another version's or CPU's, or damaged."""
+    try:
+        sidecar = json.loads((folder / SIDECAR).read_text(encoding="utf-8"))
+        if {key: sidecar.get(key) for key in facts} != dict(facts):
+            return None
+        models = {}
+        for name in GRAPHS:
+            path = folder / f"{name}.blob"
+            if sha256_of(path) != sidecar["sha256"][name]:
+                return None
+            models[name] = core.import_model(path.read_bytes(), "CPU", properties)
+        _check(bundle, models, batch)
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RuntimeError, UserError):
+        return None  # whatever is wrong with it, compiling again mends it
+    return CompiledGraphs(**models, folder=folder, reused=True, kept=True)
+
+
+def _keep(blobs: Mapping[str, bytes], folder: Path, facts: Mapping[str, str]) -> None:
+    with atomic_directory(folder) as partial:
+        for name, blob in blobs.items():
+            (partial / f"{name}.blob").write_bytes(blob)
+        digests = {name: sha256_of(partial / f"{name}.blob") for name in blobs}
+        text = json.dumps({**facts, "sha256": digests}, indent=1, sort_keys=True)
+        (partial / SIDECAR).write_text(text + "\n", encoding="utf-8")
