@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
 import os
@@ -22,7 +23,7 @@ from sttrack_deploy.files import atomic_directory, sha256_of
 if TYPE_CHECKING:
     import openvino
 
-__all__ = ["PRECISIONS", "CompiledGraphs", "build", "compiled_graphs"]
+__all__ = ["PRECISIONS", "CompiledGraphs", "build", "compiled_graphs", "the_core"]
 
 PRECISIONS = {"f32": "openvino", "bf16": "openvino-bf16"}
 """What floating-point arithmetic may be done in (OpenVINO's inference precision hint), and the engine's name."""
@@ -144,14 +145,30 @@ def compiled_graphs(
     return CompiledGraphs(**models, folder=folder, reused=False, kept=kept)
 
 
+@functools.cache
+def the_core() -> openvino.Core:
+    """The process's one ``Core``, never given up.
+
+    Its CPU plugin sets the stack that signals are handled on (AMX needs a large one) and frees it when the last user
+    of the plugin goes, while the system still has its address: the next Ctrl-C would end the process with a
+    segmentation fault (seen with OpenVINO 2026.4).
+
+    Raises:
+        ImportError: OpenVINO is not installed.
+    """
+    import openvino
+
+    return openvino.Core()
+
+
 def _core(engine: str) -> openvino.Core:
     try:
-        import openvino
+        import openvino  # noqa: F401 (the cached core would hide that it is missing)
     except ImportError as error:
         raise MissingDependencyError(
             "openvino", f"the engine '{engine}'", BACKENDS["openvino"].install
         ) from error
-    return openvino.Core()
+    return the_core()
 
 
 def _capabilities(core: openvino.Core) -> list[str]:

@@ -19,7 +19,7 @@ from sttrack_deploy.bundle import (
     StateSpec,
 )
 from sttrack_deploy.engines.base import BoolArray, EngineState, Prediction, UInt8Array
-from sttrack_deploy.engines.openvino_build import PRECISIONS, CompiledGraphs, compiled_graphs
+from sttrack_deploy.engines.openvino_build import PRECISIONS, CompiledGraphs, compiled_graphs, the_core
 
 __all__ = ["OpenVinoEngine", "create", "create_bf16", "devices"]
 
@@ -140,5 +140,5 @@ def create_bf16(bundle: Bundle, threads: int | None) -> OpenVinoEngine:
 
 def devices() -> list[str]:
     """OpenVINO's devices here; the engine uses the CPU."""
-    core = openvino.Core()
+    core = the_core()
     return [f"{name} ({core.get_property(name, 'FULL_DEVICE_NAME')})" for name in core.available_devices]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from sttrack_deploy.bundle import Bundle, open_bundle
 from sttrack_deploy.engines import openvino_build
 from sttrack_deploy.engines.base import Engine
 from sttrack_deploy.engines.building import BatchRange, BuildOptions, SilentReport, builder_of
-from sttrack_deploy.engines.openvino_build import compiled_graphs
+from sttrack_deploy.engines.openvino_build import compiled_graphs, the_core
 from sttrack_deploy.engines.registry import BACKENDS, create_engine
 from sttrack_deploy.engines.shelf import VARIABLE, shelf_of
 from sttrack_deploy.errors import MissingDependencyError, UserError
@@ -193,9 +194,7 @@ def test_bf16_where_the_cpu_lacks_it(tiny_bundle: Bundle, monkeypatch: pytest.Mo
 
 
 def test_bf16_is_near(tiny_bundle: Bundle) -> None:
-    import openvino
-
-    if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    if "BF16" not in the_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         pytest.skip("this CPU has no bf16")
     ours, theirs = (track(create_engine(n, tiny_bundle, 1), clip()) for n in ("openvino-bf16", "openvino"))
     assert 1e-5 < np.abs(ours - theirs).max() < 0.1
@@ -280,3 +279,27 @@ def test_a_graph_that_does_not_match_its_manifest(copy: Path) -> None:
         UserError, match=r"'search_image' is uint8 .* in the file, float32 .* in the manifest"
     ):
         compiled_graphs(Bundle(copy, wrong), "f32", 1, 1)
+
+
+SIGNALLED = """
+import gc, os, signal, sys, time
+from pathlib import Path
+from sttrack_deploy.bundle import open_bundle
+from sttrack_deploy.engines.registry import create_engine
+engine = create_engine("openvino", open_bundle(Path(sys.argv[1])), 1)
+del engine
+gc.collect()
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(5)
+except KeyboardInterrupt:
+    print("told")
+"""
+
+
+def test_ctrl_c_after_an_engine_is_gone(tiny_bundle: Bundle) -> None:
+    """OpenVINO's plugin would take the stack of signal handlers with it."""
+    done = subprocess.run(
+        [sys.executable, "-c", SIGNALLED, str(tiny_bundle.path)], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "told\n"), done.stderr
