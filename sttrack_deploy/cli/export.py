@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,10 +12,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from sttrack_deploy.bundle import TrackingPolicy
 from sttrack_deploy.cli.common import command, console, tracking_options
+from sttrack_deploy.cli.export_precision import convert, default_out, precision_options, precision_options_of
 from sttrack_deploy.errors import MissingDependencyError, UsageError, UserError
 from sttrack_deploy.geometry import parse_box
 
 if TYPE_CHECKING:
+    from sttrack_deploy.export.exporter import ExportOptions
+    from sttrack_deploy.export.precision.int8 import Layout
     from sttrack_deploy.export.validate import Check, ValidationClip
     from sttrack_deploy.models.config import MemorySemantics
     from sttrack_deploy.models.network import STTrack
@@ -28,10 +32,14 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option(
     "--checkpoint",
     type=FILE,
-    required=True,
     help="Published checkpoint, or weights of sttrack-train (.safetensors).",
 )
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the bundle.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Folder of the bundle.  [default with --from: BUNDLE-PRECISION]",
+)
+@precision_options
 @click.option(
     "--memory-size", type=click.IntRange(min=1), help="Frames the memory holds.  [default: the model's]"
 )
@@ -54,8 +62,21 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 def main(
     preset_name: str | None,
     config_path: Path | None,
-    checkpoint: Path,
-    out: Path,
+    checkpoint: Path | None,
+    out: Path | None,
+    precision: str,
+    source: Path | None,
+    calibration: Path | None,
+    layers: str,
+    layout: Layout,
+    method: str,
+    template: bool,
+    budget: float,
+    step_budget: float,
+    search_window: int,
+    search_data: tuple[Path, ...],
+    gate_data: tuple[Path, ...],
+    force: bool,
     memory_size: int | None,
     memory_semantics: str | None,
     batch: str,
@@ -71,23 +92,63 @@ def main(
     """Export a checkpoint to a bundle: template.onnx, search.onnx, manifest.json.
 
     --lost-below and --recover become the bundle's defaults.
+
+    With --precision the graphs become FP16 or INT8, chosen by measurement and gated in closed loop
+    against PyTorch; with --from an exported bundle is converted.
     """
+    converting = {
+        "calibration": calibration,
+        "layers": layers,
+        "layout": layout,
+        "method": method,
+        "template": template,
+        "budget": budget,
+        "step_budget": step_budget,
+        "search_window": search_window,
+        "search_data": search_data,
+        "gate_data": gate_data,
+        "force": force,
+    }
     try:
         import torch  # noqa: F401 (so that it is missed first)
 
-        from sttrack_deploy.export.exporter import ExportOptions, export_bundle
+        from sttrack_deploy.export.exporter import ExportOptions
         from sttrack_deploy.export.onnx_file import DEFAULT_OPSET
-        from sttrack_deploy.export.validate import CLOSED_LOOP_FRAMES, CROP_FRAMES
     except ImportError as error:
         raise MissingDependencyError(
             error.name or "torch", "the export", 'pip install "sttrack-deploy[export]"'
         ) from error
+    if source is not None:
+        _only_from(checkpoint, preset_name, config_path)
+        options_from = precision_options_of(precision, converting)
+        convert(source, out or default_out(source, precision), options_from)
+        return
+    if checkpoint is None or out is None:
+        raise UsageError("give --checkpoint and --out, or --from BUNDLE to convert an exported bundle")
     if (validation_source is None) != (validation_box is None):
         raise UsageError("--validation-source and --validation-box go together")
     policy = TrackingPolicy().override(lost_below, recover)
     options = ExportOptions(opset or DEFAULT_OPSET, _batch(batch), policy, license_name, accuracy)
     network = _load(preset_name, config_path, checkpoint, memory_size, memory_semantics)
+    wanted = None if precision == "fp32" else precision_options_of(precision, converting)
     clip = None if no_validate else _clip(validation_source, validation_box)
+    if wanted is None:
+        _export(network, checkpoint, out, options, clip)
+        return
+    with tempfile.TemporaryDirectory(prefix="sttrack-export-") as folder:
+        # Calibration sets know their bundle by its hashes, and exports are deterministic: this is the same bundle.
+        fp32 = Path(folder) / network.config.name
+        _export(network, checkpoint, fp32, options, clip)
+        convert(fp32, out, wanted)
+
+
+def _export(
+    network: STTrack, checkpoint: Path, out: Path, options: ExportOptions, clip: ValidationClip | None
+) -> None:
+    """Write the fp32 bundle under a progress bar and say what came of it."""
+    from sttrack_deploy.export.exporter import export_bundle
+    from sttrack_deploy.export.validate import CLOSED_LOOP_FRAMES, CROP_FRAMES
+
     parameters = sum(p.numel() for p in network.parameters())
     console.print(f"{network.config.name}: {parameters / 1e6:.2f} M parameters from {checkpoint}")
     started = time.monotonic()
@@ -113,6 +174,13 @@ def main(
     if clip is None:
         console.print("not compared with PyTorch (--no-validate)")
     console.print(f"next: sttrack-run VIDEO --init-box X,Y,W,H --bundle {bundle.path}", soft_wrap=True)
+
+
+def _only_from(checkpoint: Path | None, preset_name: str | None, config_path: Path | None) -> None:
+    """A bundle brings its own network."""
+    for value, option in ((checkpoint, "--checkpoint"), (preset_name, "--model"), (config_path, "--config")):
+        if value is not None:
+            raise UsageError(f"--from brings the network; leave {option} {value} out")
 
 
 def _batch(text: str) -> int | None:

@@ -127,9 +127,7 @@ def test_the_shipped_recipe_cut_short_learns(bank: ImageBank, tmp_path: Path) ->
     source = SyntheticSource(bank, geometry)
     held_out = source.sample(16, 2, torch.Generator().manual_seed(99))
     lines: list[Progress] = []
-    Trainer(recipe, source, tmp_path, held_out=held_out).run(
-        lines.append, report_every=10, validate_every=10
-    )
+    Trainer(recipe, source, tmp_path, held_out=held_out).run(lines.append, report_every=10, validate_every=10)
     first, last = lines[0].validation, lines[-1].validation
     assert first is not None
     assert last is not None

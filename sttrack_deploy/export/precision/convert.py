@@ -1,0 +1,146 @@
+"""From an FP32 bundle to one of another precision: calibrate, choose, convert, gate, write."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sttrack_deploy.bundle import MANIFEST, Bundle, open_bundle
+from sttrack_deploy.errors import UsageError, UserError
+from sttrack_deploy.export.precision import fp16
+from sttrack_deploy.export.precision.bundle_writer import Graphs, load_graphs, write_variant
+from sttrack_deploy.export.precision.fp16_choice import choose_parts
+from sttrack_deploy.export.precision.gate import gate, gate_data, track
+from sttrack_deploy.export.precision.int8_choice import Int8Plan, plan_int8
+from sttrack_deploy.export.precision.options import Outcome, PrecisionOptions, Watch
+from sttrack_deploy.export.precision.ranges import measure_ranges
+from sttrack_deploy.export.precision.samples import Samples, calibration_samples, demo_samples
+from sttrack_deploy.export.precision.sensitivity_report import write_report
+from sttrack_deploy.export.precision.timing import time_ratio
+from sttrack_deploy.files import atomic_directory
+
+__all__ = ["convert_bundle"]
+
+FP16_SAMPLES = 64
+TIMED_SAMPLES = 6
+
+
+def convert_bundle(source: Bundle, out: Path, options: PrecisionOptions, watch: Watch) -> Outcome:
+    """Write the bundle of another precision; it appears under its name only once everything is done.
+
+    Raises:
+        UsageError: the options contradict each other.
+        UserError: the source is not FP32, the calibration set is not its, or the result fails its gate (unless
+            ``options.force``); nothing is written then.
+    """
+    _check(source, out, options)
+    graphs = load_graphs(source)
+    samples = _samples(source, options, watch)
+    recipe: dict[str, Any] = {"name": options.precision, "calibration": dict(samples.facts)}
+    plan: Int8Plan | None = None
+    converted = graphs
+    if options.precision != "fp16":
+        plan = plan_int8(source, graphs, samples, options, watch)
+        converted = plan.graphs
+        recipe["int8"] = plan.recipe
+        if not plan.groups:
+            raise UserError(
+                f"no layer of {source.path} can be quantized within the budget of {options.budget} AUC with a gain: "
+                "raise --budget, give more videos with --search-data, or name the layers with --layers"
+            )
+    if options.precision != "int8":
+        converted = _halve(
+            graphs, converted, samples, source.manifest.tracking.lost_below, options, watch, recipe
+        )
+    timed = list(samples.spread(TIMED_SAMPLES))
+    ratio = time_ratio(converted.search, graphs.search, timed)
+    recipe["cpu_time_ratio"] = round(ratio, 3)
+    with atomic_directory(out) as folder:
+        portable = options.precision == "fp16" or options.layout == "portable"
+        trial = write_variant(folder, source, converted, recipe, tensorrt=portable)
+        passed, facts = _gate(source, trial, options, watch)
+        if not passed and not options.force:
+            raise UserError(
+                f"{options.precision} fails its gate on {facts['data']}: {facts['detail']}; nothing was written to "
+                f"{out} (--force writes it all the same)"
+            )
+        recipe["gate"] = facts
+        bundle = write_variant(folder, source, converted, recipe, tensorrt=portable, weights=False)
+        if plan is not None and plan.search is not None:
+            write_report(folder, plan.search, options.layout)
+    return Outcome(open_bundle(out), ratio, passed, str(facts["detail"]), bundle.manifest.precision)
+
+
+def _check(source: Bundle, out: Path, options: PrecisionOptions) -> None:
+    if options.precision != "fp16" and options.calibration is None:
+        raise UsageError(
+            f"{options.precision} needs recorded inputs: sttrack-calibrate VIDEOS --bundle {source.path} --out SET, "
+            "then --calib SET"
+        )
+    if options.precision == "int8-fp16" and options.layout == "cpu":
+        raise UsageError(
+            "int8-fp16 is for GPUs and has the portable layout; leave --qdq cpu out, or choose int8"
+        )
+    if out.resolve() == source.path.resolve():
+        raise UsageError(f"--out {out} is the bundle that is converted; choose another folder")
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / MANIFEST).is_file())):
+        raise UserError(f"{out} exists and is not a bundle; choose another --out, or remove it")
+
+
+def _samples(source: Bundle, options: PrecisionOptions, watch: Watch) -> Samples:
+    if options.calibration is not None:
+        return calibration_samples(options.calibration, source)
+    watch.stage("tracking the demo clip for calibration", 0)
+    return demo_samples(source)
+
+
+def _halve(
+    reference: Graphs,
+    graphs: Graphs,
+    samples: Samples,
+    sure_above: float,
+    options: PrecisionOptions,
+    watch: Watch,
+    recipe: dict[str, Any],
+) -> Graphs:
+    """FP16 of what is still FP32, with the parts in FP32 that the measurement asks for."""
+    some = list(samples.spread(FP16_SAMPLES))
+    watch.stage("magnitudes of all tensors", len(some) + samples.templates)
+    maxima = [
+        {
+            name: r.absmax
+            for name, r in measure_ranges(model, feeds, threads=options.threads, tick=watch.tick).items()
+        }
+        for model, feeds in ((reference.template, samples.all_templates()), (reference.search, some))
+    ]
+    choice = choose_parts(reference.search, maxima[1], some, sure_above, options.threads, watch)
+    recipe["fp16"] = choice.recipe
+    halved = []
+    for model, largest in ((graphs.template, maxima[0]), (graphs.search, maxima[1])):
+        found = fp16.parts(model)
+        keep = [node for name in choice.parts for node in found.get(name, [])]
+        halved.append(fp16.convert(model, {*keep, *fp16.wide_nodes(model, largest)}))
+    return Graphs(*halved)
+
+
+def _gate(
+    source: Bundle, trial: Bundle, options: PrecisionOptions, watch: Watch
+) -> tuple[bool, dict[str, Any]]:
+    """Closed loop of PyTorch and of the converted bundle; whether it passed, and what to record."""
+    with gate_data(options.gate_data) as data:
+        watch.stage(f"gate: PyTorch on {data.name}", data.frames)
+        reference = track(source, "torch", data, options.threads, watch.tick)
+        watch.stage(f"gate: {options.precision} on {data.name}", data.frames)
+        candidate = track(trial, "onnxruntime", data, options.threads, watch.tick)
+        agreement, verdict = gate(options.precision, data, reference, candidate)
+    return verdict.passed, {
+        "passed": verdict.passed,
+        "detail": verdict.detail,
+        "data": data.name,
+        "sequences": len(data.sequences),
+        "frames": data.frames,
+        "engine": "onnxruntime",
+        "mean_iou": round(agreement.mean_iou, 5),
+        "auc": round(agreement.auc, 5),
+        "auc_pytorch": round(agreement.auc_reference, 5),
+    }

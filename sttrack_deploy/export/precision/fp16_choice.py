@@ -1,0 +1,81 @@
+"""Which parts of a graph stay in FP32 when the rest becomes FP16: measured, one part at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import onnx
+
+from sttrack_deploy.export.precision import fp16
+from sttrack_deploy.export.precision.options import Watch
+from sttrack_deploy.export.precision.ranges import Feeds
+from sttrack_deploy.export.precision.step_error import StepError
+
+__all__ = ["Fp16Choice", "choose_parts"]
+
+MATTERS = 0.1
+"""A part stays in FP32 if that takes off at least this share of the error of everything in FP16."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fp16Choice:
+    """What stays in FP32.
+
+    Attributes:
+        parts: names of :func:`fp16.parts`, which hold for the same graph with Q/DQ too.
+        recipe: for the manifest, with the figures.
+    """
+
+    parts: tuple[str, ...]
+    recipe: Mapping[str, Any]
+
+
+def choose_parts(
+    model: onnx.ModelProto,
+    maxima: Mapping[str, float],
+    samples: Sequence[Feeds],
+    sure_above: float,
+    threads: int | None,
+    watch: Watch,
+) -> Fp16Choice:
+    """Start with everything in FP16 but what its range forbids, and put back each part whose error matters.
+
+    Args:
+        model: FP32 without Q/DQ, beside whose error that of FP16 would not be seen.
+        maxima: largest magnitudes of its tensors.
+        sure_above: see ``StepError``.
+    """
+    found = fp16.parts(model)
+    wide = fp16.wide_nodes(model, maxima)
+    watch.stage("FP16: which parts matter", (len(found) + 3) * len(samples))
+    error = StepError(model, samples, sure_above, threads, watch.tick)
+
+    def measured(names: Sequence[str]) -> float:
+        nodes = {n for name in names for n in found[name]}.union(wide)
+        return error(fp16.convert(model, nodes), optimized=False)
+
+    everything = measured([])
+    alone = {name: measured([name]) for name in found}
+    kept = tuple(name for name in found if everything - alone[name] > MATTERS * everything)
+    final = measured(kept)
+    largest = sorted(maxima.items(), key=lambda item: -item[1])[:3]
+    for name in found:
+        what = "FP32" if name in kept else "FP16"
+        watch.note(f"{name}: {what} (step error {alone[name]:.2e} with it in FP32, {everything:.2e} without)")
+    return Fp16Choice(
+        kept,
+        {
+            "fp32_parts": list(kept),
+            "fp32_nodes_by_range": len(wide),
+            "range_limit": fp16.FP16_MAX / fp16.MARGIN,
+            "largest_magnitudes": {name: round(value, 1) for name, value in largest},
+            "step_error": {
+                "all_fp16": everything,
+                "with_fp32": alone,
+                "chosen": final,
+                "samples": len(error),
+            },
+        },
+    )

@@ -1,0 +1,125 @@
+"""Closed loop: does a converted bundle still track the boxes of PyTorch?"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from sttrack_deploy.bundle import Bundle
+from sttrack_deploy.errors import UserError
+from sttrack_deploy.evaluation.datasets.folder import read_folder
+from sttrack_deploy.evaluation.runner import BundleTracker, run_sequence, run_sequences
+from sttrack_deploy.evaluation.sequence import Sequence, usable_truth
+from sttrack_deploy.evaluation.sequence_run import SequenceRun
+from sttrack_deploy.geometry import Box
+from sttrack_deploy.runtime.demo import DemoClip
+from sttrack_deploy.runtime.tracker import Tracker, TrackResult
+from sttrack_deploy.verification.agreement import GATES, Agreement, Verdict, agree, judge
+
+__all__ = ["DEMO", "GateData", "Tick", "gate", "gate_data", "track"]
+
+DEMO = "the demo clip only"
+
+Tick = Callable[[int], None]
+"""Told how many more frames are done."""
+
+
+@dataclass(frozen=True, slots=True)
+class GateData:
+    """Annotated sequences and what to call them."""
+
+    name: str
+    sequences: tuple[Sequence, ...]
+
+    @property
+    def frames(self) -> int:
+        return sum(len(sequence) for sequence in self.sequences)
+
+
+@contextlib.contextmanager
+def gate_data(folders: Seq[Path]) -> Iterator[GateData]:
+    """The annotated videos of some folders; without any the demo clip, rendered to files for as long as it is used.
+
+    Raises:
+        UserError: a folder holds no annotated video.
+    """
+    if folders:
+        name = " + ".join(folder.resolve().name for folder in folders)
+        yield GateData(name, tuple(sequence for folder in folders for sequence in read_folder(folder)))
+        return
+    with tempfile.TemporaryDirectory(prefix="sttrack-demo-") as temporary:
+        demo = DemoClip()
+        frames = Path(temporary) / "demo"
+        frames.mkdir()
+        for frame in demo.frames():
+            cv2.imwrite(
+                str(frames / f"{frame.number:04d}.png"), frame.image, [cv2.IMWRITE_PNG_COMPRESSION, 1]
+            )
+        yield GateData(DEMO, (Sequence("demo", frames, np.array(demo.truth, np.float64)),))
+
+
+def track(
+    bundle: Bundle,
+    engine: str,
+    data: GateData,
+    threads: int | None = None,
+    tick: Tick = lambda _: None,
+    window: int = 0,
+) -> list[SequenceRun]:
+    """Track every sequence from its first true box.
+
+    Args:
+        window: start again on the true box after so many frames; 0: never. Two trackers that differ by a rounding part
+            for good at the first crop that is cut a pixel further, and what they do then is chance. Windows keep chance
+            from piling up, so that a small loss can be seen on few videos.
+
+    Raises:
+        UserError: one cannot be tracked.
+    """
+    make = BundleTracker(bundle.path, engine, threads)
+    if window:
+        tracker = make()
+        return [run_sequence(_Restarted(tracker, s, window), s, tick) for s in data.sequences]
+    runs = []
+    for run in run_sequences(make, list(data.sequences), progress=tick):
+        if not isinstance(run, SequenceRun):
+            raise UserError(f"{run.name} could not be tracked by {engine}: {run.error}")
+        runs.append(run)
+    return runs
+
+
+class _Restarted:
+    """A tracker that is put back on the true box every so many frames."""
+
+    def __init__(self, tracker: Tracker, sequence: Sequence, window: int) -> None:
+        self._tracker, self._truth, self._window = tracker, sequence.truth, window
+        self._usable = usable_truth(sequence.truth)
+        self._index = 0
+
+    def init(self, frame: npt.NDArray[np.uint8], box: Box) -> None:
+        self._index = 0
+        self._tracker.init(frame, box)
+
+    def update(self, frame: npt.NDArray[np.uint8]) -> TrackResult:
+        self._index += 1
+        if self._index % self._window or not self._usable[self._index]:
+            return self._tracker.update(frame)
+        x, y, w, h = self._truth[self._index].tolist()
+        self._tracker.init(frame, (x, y, w, h))
+        return TrackResult((x, y, w, h), 1.0, False)
+
+
+def gate(
+    name: str, data: GateData, reference: list[SequenceRun], candidate: list[SequenceRun]
+) -> tuple[Agreement, Verdict]:
+    """How far two runs agree, and whether that is enough for a precision of that name."""
+    agreement = agree(data.sequences, reference, candidate)
+    return agreement, judge(agreement, GATES[name])

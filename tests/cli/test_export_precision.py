@@ -1,0 +1,300 @@
+"""``sttrack-export --precision``: what is written, what is refused, and that nothing is half-written."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner, Result
+from moving_square import truth_of, write_sequence
+
+from sttrack_deploy.bundle import Bundle, TrackingPolicy, open_bundle
+from sttrack_deploy.calib.recorder import Recording, record
+from sttrack_deploy.calib.sources import read_annotated_videos
+from sttrack_deploy.cli.export import main
+from sttrack_deploy.engines.onnxruntime_engine import OnnxRuntimeEngine
+from sttrack_deploy.evaluation.sequence import frames_of
+from sttrack_deploy.export import exporter
+from sttrack_deploy.export.precision import int8_choice
+from sttrack_deploy.export.precision.gate import DEMO, gate_data, track
+from sttrack_deploy.runtime.demo import DemoClip
+from sttrack_deploy.verification.agreement import GATES, Gate
+
+OPEN, SHUT = Gate(None, 1.0, both_ways=False), Gate(1.1, 0.0, both_ways=True)
+
+
+@dataclass(frozen=True)
+class World:
+    """A bundle, annotated videos, and inputs recorded on them."""
+
+    bundle: Bundle
+    videos: Path
+    calibration: Path
+
+
+@pytest.fixture(scope="module")
+def world(tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> World:
+    folder = tmp_path_factory.mktemp("precision")
+    for number, frames in enumerate((7, 6)):
+        write_sequence(folder / "videos", f"clip{number}", frames)
+    sequences = read_annotated_videos(folder / "videos")
+    recording = Recording(
+        samples=6,
+        starts=1,
+        seed=0,
+        policy=TrackingPolicy(lost_below=0.0, recovery=False),
+        command="sttrack-calibrate",
+    )
+    record(tiny_bundle, OnnxRuntimeEngine(tiny_bundle, 1), sequences, recording, folder / "set")
+    return World(tiny_bundle, folder / "videos", folder / "set")
+
+
+@pytest.fixture(autouse=True)
+def open_gates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tiny network has learned nothing: two of its precisions need not agree on where nothing is."""
+    for name in ("fp16", "int8", "int8-fp16"):
+        monkeypatch.setitem(GATES, name, OPEN)
+
+
+def export(world: World, out: Path, *more: object) -> Result:
+    words = ["--from", world.bundle.path, "--out", out, "--gate-data", world.videos, *more]
+    return CliRunner().invoke(main, [str(w) for w in words])
+
+
+def made(result: Result, out: Path) -> Bundle:
+    assert result.exit_code == 0, result.output
+    return open_bundle(out)
+
+
+def test_fp16(world: World, tmp_path: Path) -> None:
+    out = tmp_path / "half"
+    result = export(world, out, "--precision", "fp16")
+    bundle = made(result, out)
+    m, before = bundle.manifest, world.bundle.manifest
+    assert sorted(p.name for p in out.iterdir()) == sorted(p.name for p in world.bundle.path.iterdir())
+    assert (m.template.inputs, m.template.outputs) == (before.template.inputs, before.template.outputs)
+    assert (m.search.inputs, m.search.outputs) == (before.search.inputs, before.search.outputs)
+    assert (m.weights, m.state, m.crop) == (before.weights, before.state, before.crop)
+    assert m.precision["name"] == "fp16"
+    assert m.precision["calibration"]["set"] == "the demo clip"
+    assert m.precision["fp16"]["step_error"]["chosen"] > 0
+    assert m.precision["gate"] == {
+        **m.precision["gate"],
+        "passed": True,
+        "data": "videos",
+        "sequences": 2,
+        "frames": 13,
+    }
+    facts = {p.key: p.value for p in onnx.load(bundle.search_path).metadata_props}
+    assert facts["precision"] == "fp16"
+    assert facts["checkpoint_sha256"] == before.checkpoint["sha256"]
+    assert str(out) in result.stderr
+    assert "gate passed" in result.stderr
+    assert "next: sttrack-eval" in result.stderr
+
+
+@pytest.mark.parametrize(("layout", "unsigned"), [("portable", False), ("cpu", True)])
+def test_int8(layout: str, unsigned: bool, world: World, tmp_path: Path) -> None:
+    out = tmp_path / "int8"
+    more = ("--precision", "int8", "--calib", world.calibration, "--layers", "backbone", "--qdq", layout)
+    m = made(export(world, out, *more), out).manifest
+    recipe = m.precision["int8"]
+    assert recipe["groups"] == ["backbone /2", "backbone /4", "backbone /8", "backbone /16"]
+    assert recipe["layout"] == layout
+    errors = recipe["step_errors"]  # the backbone has no linear layer to smooth
+    assert set(errors) == {"minmax", "percentile", "entropy"}
+    assert recipe["method"] == min(errors, key=errors.get)
+    assert not recipe["smoothed"]
+    assert recipe["step_error"] == errors[recipe["method"]]
+    assert m.precision["calibration"]["samples"] == len(list((world.calibration / "samples").iterdir()))
+    assert len(m.precision["calibration"]["sha256"]) == 64
+    types = {i.data_type for i in onnx.load(out / "search.onnx").graph.initializer}
+    assert (onnx.TensorProto.UINT8 in types) == unsigned
+    assert "QuantizeLinear" not in [n.op_type for n in onnx.load(out / "template.onnx").graph.node]
+
+
+def test_int8_fp16_the_template_too_beside_its_bundle(world: World, tmp_path: Path) -> None:
+    here, out = tmp_path / "mine", tmp_path / "mine-int8-fp16"
+    shutil.copytree(world.bundle.path, here)
+    groups = tmp_path / "groups.txt"
+    groups.write_text("backbone /8\n")
+    words = [
+        "--from",
+        here,
+        "--gate-data",
+        world.videos,
+        "--precision",
+        "int8-fp16",
+        "--calib",
+        world.calibration,
+    ]
+    words += ["--layers", groups, "--int8-template"]  # and no --out
+    m = made(CliRunner().invoke(main, [str(w) for w in words]), out).manifest
+    assert m.precision["int8"]["layers"] == "chosen by the user"
+    assert {"fp16", "int8"} <= set(m.precision)
+    template = onnx.load(out / "template.onnx")
+    assert "QuantizeLinear" in [n.op_type for n in template.graph.node]
+    assert onnx.TensorProto.FLOAT16 in {i.data_type for i in template.graph.initializer}
+
+
+def test_the_search_writes_its_report(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(int8_choice, "group_names", lambda layers: ["backbone /8", "head 0"])
+    out = tmp_path / "auto"
+    more = (
+        "--precision",
+        "int8",
+        "--calib",
+        world.calibration,
+        "--search-data",
+        world.videos,
+        "--budget",
+        1,
+        "--step-budget",
+        1,
+    )
+    result = export(world, out, *more)
+    recipe = made(result, out).manifest.precision["int8"]
+    assert recipe["groups"] == ["backbone /8", "head 0"]
+    report = json.loads((out / "sensitivity.json").read_text())
+    assert [g["group"] for g in report["groups"]] == ["backbone /8", "head 0"]
+    assert report["cost"] == "share of multiply-accumulates left in float"
+    assert 0 < report["steps"][-1]["cost"] < report["steps"][0]["cost"] < 1
+    assert "sensitivity (budget: 100.0 points" in result.stderr
+
+
+def test_nothing_to_gain_is_said(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(int8_choice, "group_names", lambda layers: ["backbone /8"])
+    monkeypatch.setattr(int8_choice, "gate", lambda *given: (_Far(), None))
+    more = ("--precision", "int8", "--calib", world.calibration, "--search-data", world.videos)
+    result = export(world, tmp_path / "none", *more)
+    assert result.exit_code == 1
+    assert "no layer of" in result.stderr
+    assert "--budget" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+class _Far:
+    mean_iou, auc, auc_reference, sequences = 0.5, 0.1, 0.6, ()
+
+
+def test_a_failed_gate_writes_nothing(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(GATES, "fp16", SHUT)
+    result = export(world, tmp_path / "out", "--precision", "fp16", "--calib", world.calibration)
+    assert result.exit_code == 1
+    assert "fp16 fails its gate on videos: mean IoU" in result.stderr
+    assert "--force" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_forced_it_is_written_and_says_so(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(GATES, "fp16", SHUT)
+    result = export(world, tmp_path / "out", "--precision", "fp16", "--calib", world.calibration, "--force")
+    assert made(result, tmp_path / "out").manifest.precision["gate"]["passed"] is False
+    assert "gate FAILED" in result.stderr
+
+
+def test_a_checkpoint_is_exported_and_converted_in_one_go(
+    world: World, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def export_bundle(network: object, checkpoint: Path, out: Path, *more: object) -> Bundle:
+        shutil.copytree(
+            world.bundle.path, out
+        )  # what the export of these weights gives, without the seconds it takes
+        return open_bundle(out)
+
+    monkeypatch.setattr(exporter, "export_bundle", export_bundle)
+    words = ["--checkpoint", tiny_weights, "--out", tmp_path / "out", "--no-validate", "--precision", "int8"]
+    words += ["--calib", world.calibration, "--layers", "backbone", "--gate-data", world.videos]
+    result = CliRunner().invoke(main, [str(w) for w in words])
+    m = made(result, tmp_path / "out").manifest
+    assert m.precision["name"] == "int8"
+    assert m.weights["sha256"] == world.bundle.manifest.weights["sha256"]
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ((), "add --precision"),
+        (("--precision", "int8"), "sttrack-calibrate"),
+        (("--precision", "fp16", "--checkpoint", "w.pth"), "leave --checkpoint w.pth out"),
+        (("--precision", "fp16", "--model", "sttrack-r50"), "leave --model sttrack-r50 out"),
+        (("--precision", "int8-fp16", "--qdq", "cpu", "--calib", "x"), "portable layout"),
+        (
+            ("--precision", "int8", "--layers", "heads", "--calib", "SET"),
+            "the groups are: decoder, backbone /2",
+        ),
+    ],
+)
+def test_wrong_calls(more: tuple[str, ...], message: str, world: World, tmp_path: Path) -> None:
+    words = [str(world.calibration) if w == "SET" else w for w in more]
+    result = export(world, tmp_path / "out", *words)
+    assert result.exit_code == 2, result.output
+    assert message in " ".join(result.stderr.split())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_a_bundle_or_a_checkpoint() -> None:
+    result = CliRunner().invoke(main, ["--precision", "fp16"])
+    assert result.exit_code == 2
+    assert "--from BUNDLE" in result.stderr
+
+
+def test_only_fp32_is_converted_and_never_onto_itself(world: World, tmp_path: Path) -> None:
+    half = tmp_path / "half"
+    shutil.copytree(world.bundle.path, half)
+    manifest = half / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"name": "fp32"', '"name": "fp16"'))
+    words = ["--from", half, "--precision", "fp16", "--out", tmp_path / "quarter"]
+    again = CliRunner().invoke(main, [str(w) for w in words])
+    assert again.exit_code == 1
+    assert "is fp16; convert the fp32 one" in again.stderr
+    onto = export(world, world.bundle.path, "--precision", "fp16")
+    assert onto.exit_code == 2
+    assert open_bundle(world.bundle.path).manifest.precision["name"] == "fp32"
+
+
+def test_a_set_of_other_graphs_is_refused(world: World, tmp_path: Path) -> None:
+    shutil.copytree(world.calibration, tmp_path / "set")
+    text = (tmp_path / "set" / "manifest.json").read_text()
+    sha = world.bundle.manifest.search.sha256
+    (tmp_path / "set" / "manifest.json").write_text(text.replace(sha, "0" * 64))
+    result = export(world, tmp_path / "out", "--precision", "int8", "--calib", tmp_path / "set")
+    assert result.exit_code == 1
+    assert "recorded with another bundle" in result.stderr
+
+
+def test_without_videos_the_gate_is_the_demo_clip() -> None:
+    with gate_data(()) as data:
+        assert data.name == DEMO
+        assert data.frames == len(data.sequences[0].truth)
+        first = next(iter(frames_of(data.sequences[0])))
+        np.testing.assert_array_equal(first, DemoClip().frame(0))
+        folder = data.sequences[0].source
+    assert not folder.exists()
+
+
+def test_windows_start_again_on_the_truth(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    starts: list[tuple[float, ...]] = []
+    real = OnnxRuntimeEngine.initial_state
+
+    def initial_state(self: OnnxRuntimeEngine, template: np.ndarray, mask: np.ndarray) -> object:
+        starts.append(template.shape)
+        return real(self, template, mask)
+
+    monkeypatch.setattr(OnnxRuntimeEngine, "initial_state", initial_state)
+    with gate_data((world.videos,)) as data:
+        whole = track(world.bundle, "onnxruntime", data, 1)
+        assert len(starts) == 2
+        windows = track(world.bundle, "onnxruntime", data, 1, window=3)
+    # 7 frames: started on 0, 3 and 6; 6 frames: on 0 and 3
+    assert len(starts) == 2 + 3 + 2
+    np.testing.assert_array_equal(windows[0].boxes[:3], whole[0].boxes[:3])
+    np.testing.assert_array_equal(windows[0].boxes[[3, 6]], truth_of(7)[[3, 6]])
