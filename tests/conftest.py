@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +24,15 @@ os.environ["STTRACK_ENGINES"] = tempfile.mkdtemp(prefix="sttrack-test-engines-")
 atexit.register(shutil.rmtree, os.environ["STTRACK_ENGINES"], ignore_errors=True)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(autouse=True)
+def _denormal_numbers() -> None:
+    """Engines leave the thread that runs them flushing denormal numbers to zero; hypothesis refuses to work then."""
+    if sys.float_info.min / 2 == 0.0:
+        import torch
+
+        torch.set_flush_denormal(False)
 
 
 @pytest.fixture(scope="session")
