@@ -42,6 +42,8 @@ def choose_parts(
 ) -> Fp16Choice:
     """Start with everything in FP16 but what its range forbids, and put back each part whose error matters.
 
+    Layer norms are put back in any case, see ``fp16.UNMEASURABLE``.
+
     Args:
         model: FP32 without Q/DQ, beside whose error that of FP16 would not be seen.
         maxima: largest magnitudes of its tensors.
@@ -58,7 +60,9 @@ def choose_parts(
 
     everything = measured([])
     alone = {name: measured([name]) for name in found}
-    kept = tuple(name for name in found if everything - alone[name] > MATTERS * everything)
+    kept = tuple(
+        name for name in found if name in fp16.UNMEASURABLE or everything - alone[name] > MATTERS * everything
+    )
     final = measured(kept)
     largest = sorted(maxima.items(), key=lambda item: -item[1])[:3]
     for name in found:

@@ -60,10 +60,18 @@ def _picture(path: Path, result: SearchResult) -> None:
     right.barh(
         rows, [100 * s.auc_change for s in steps], color=["tab:blue" if s.kept else "0.75" for s in steps]
     )
+    right.errorbar(
+        [100 * s.auc_change for s in steps],
+        rows,
+        xerr=[100 * s.auc_error for s in steps],
+        fmt="none",
+        ecolor="0.3",
+        capsize=3,
+    )
     right.axvline(-100 * result.budget, color="tab:red", linewidth=1)
     right.set_yticks(rows, [f"+ {s.added}  ({s.cost:.2f})" for s in steps])
     right.invert_yaxis()
-    right.set_xlabel("change of AUC in closed loop, points (red: budget)")
+    right.set_xlabel("change of AUC (points) with standard error; red: budget")
     right.set_title("Groups added in turn (in brackets: the cost)", loc="left", fontsize=10)
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)

@@ -176,7 +176,7 @@ def test_a_part_is_kept_only_if_its_error_matters(tiny_bundle: Bundle) -> None:
     choice = choose_parts(model, maxima, samples, 0.0, 1, Silent())
     error = choice.recipe["step_error"]
     matters = [n for n, e in error["with_fp32"].items() if error["all_fp16"] - e > 0.1 * error["all_fp16"]]
-    assert list(choice.parts) == matters
+    assert set(choice.parts) == {*matters, "layer norms"}
     assert 0 < error["chosen"] <= error["all_fp16"] * 1.05
 
 
