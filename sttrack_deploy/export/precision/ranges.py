@@ -12,6 +12,7 @@ import onnx
 import onnxruntime
 from onnx import TensorProto
 
+from sttrack_deploy.engines.onnxruntime_session import session_options
 from sttrack_deploy.export.precision.thresholds import METHODS
 
 __all__ = [
@@ -80,11 +81,7 @@ def open_model(
     model: onnx.ModelProto, threads: int | None = None, optimized: bool = True
 ) -> onnxruntime.InferenceSession:
     """A session on the CPU with the settings of the runtime's own."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.set_denormal_as_zero", "1")
-    if threads is not None:
-        options.intra_op_num_threads = threads
+    options = session_options(threads)
     if not optimized:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     return onnxruntime.InferenceSession(

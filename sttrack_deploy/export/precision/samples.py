@@ -10,15 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sttrack_deploy.bundle import (
-    SEARCH_IMAGE,
-    SEARCH_MASK,
-    TEMPLATE_IMAGE,
-    TEMPLATE_MASK,
-    Bundle,
-)
+from sttrack_deploy.bundle import Bundle
 from sttrack_deploy.calib.calibration_set import open_calibration
-from sttrack_deploy.engines.base import BoolArray, EngineState, Prediction, UInt8Array
+from sttrack_deploy.calib.listening_engine import ListeningEngine
 from sttrack_deploy.engines.onnxruntime_engine import OnnxRuntimeEngine
 from sttrack_deploy.runtime.demo import DemoClip
 from sttrack_deploy.runtime.tracker import Tracker
@@ -67,35 +61,19 @@ def calibration_samples(path: Path, bundle: Bundle) -> Samples:
 def demo_samples(bundle: Bundle, every: int = 6) -> Samples:
     """Every so many frames of the demo clip, tracked by the bundle itself."""
     demo = DemoClip()
-    engine = _Recorder(OnnxRuntimeEngine(bundle))
+    engine = ListeningEngine(OnnxRuntimeEngine(bundle), bundle)
     tracker = Tracker(bundle, engine)
     tracker.init(demo.frame(0), demo.truth[0])
-    for frame in demo.frames(range(1, len(demo.truth))):
+    templates, searches = [_batched(engine.template, bundle)], []
+    for number, frame in enumerate(demo.frames(range(1, len(demo.truth)))):
+        engine.listening = number % every == 0
         tracker.update(frame.image)
-    searches = engine.searches[::every]
+        if engine.listening:
+            searches.append(_batched(engine.search, bundle))
     facts = {"set": "the demo clip", "samples": len(searches)}
-    templates = engine.templates
     return Samples(searches.__getitem__, len(searches), templates.__getitem__, len(templates), facts)
 
 
-class _Recorder:
-    """An engine that keeps what it is fed."""
-
-    name = "recorder"
-
-    def __init__(self, engine: OnnxRuntimeEngine) -> None:
-        self._engine = engine
-        self.searches: list[Feeds] = []
-        self.templates: list[Feeds] = []
-
-    def initial_state(self, template: UInt8Array, mask: BoolArray) -> EngineState:
-        self.templates.append({TEMPLATE_IMAGE: template.copy(), TEMPLATE_MASK: mask.copy()})
-        return self._engine.initial_state(template, mask)
-
-    def step(self, search: UInt8Array, mask: BoolArray, state: EngineState) -> tuple[Prediction, EngineState]:
-        feeds = {SEARCH_IMAGE: search, SEARCH_MASK: mask, **state}
-        self.searches.append({name: value.copy() for name, value in feeds.items()})
-        return self._engine.step(search, mask, state)
-
-    def describe(self) -> dict[str, str]:
-        return self._engine.describe()
+def _batched(feeds: Feeds, bundle: Bundle) -> Feeds:
+    """Inputs of one target as often as the bundle's batch."""
+    return {name: np.repeat(value, bundle.manifest.smallest_batch, axis=0) for name, value in feeds.items()}
