@@ -19,6 +19,7 @@ __all__ = [
     "VIDEO_SUFFIXES",
     "Numbering",
     "Sequence",
+    "frames_in",
     "frames_of",
     "image_files",
     "image_size",
@@ -127,7 +128,7 @@ def frames_of(sequence: Sequence) -> Iterator[Frame]:
             yield _image(_numbered(sequence.source, sequence.numbering, index))
         return
     found = 0
-    for frame in _images(sequence.source) if sequence.source.is_dir() else _video(sequence.source):
+    for frame in frames_in(sequence.source):
         found += 1
         if found <= len(sequence):
             yield frame
@@ -149,6 +150,21 @@ def image_size(sequence: Sequence) -> tuple[int, int]:
     raise UserError(f"{sequence.source} has no frames")
 
 
+def frames_in(source: Path, *, single: bool = False) -> Iterator[Frame]:
+    """Every frame of a video file or a folder of images, BGR uint8, decoded as it is asked for.
+
+    Args:
+        single: keep a video's decoder to one thread; with more it works on later frames meanwhile.
+
+    Raises:
+        UserError: unreadable.
+    """
+    if source.is_dir():
+        yield from (_image(path) for path in image_files(source))
+    else:
+        yield from _video(source, single)
+
+
 def image_files(folder: Path) -> list[Path]:
     """The images of a folder in the order of their names, numbers counted as numbers; no hidden files."""
     files = [p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")]
@@ -159,10 +175,6 @@ def _numbered(folder: Path, numbering: Numbering, index: int) -> Path:
     return folder / (numbering.pattern % (numbering.first + index))
 
 
-def _images(folder: Path) -> Iterator[Frame]:
-    return (_image(path) for path in image_files(folder))
-
-
 def _image(path: Path) -> Frame:
     frame = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if frame is None:
@@ -171,8 +183,11 @@ def _image(path: Path) -> Frame:
     return np.asarray(frame, np.uint8)
 
 
-def _video(path: Path) -> Iterator[Frame]:
-    capture = cv2.VideoCapture(str(path))
+def _video(path: Path, single: bool) -> Iterator[Frame]:
+    settings = [cv2.CAP_PROP_N_THREADS, 1] if single else []
+    capture = cv2.VideoCapture(str(path), cv2.CAP_ANY, settings)
+    if single and not capture.isOpened():  # not every reader knows that setting
+        capture = cv2.VideoCapture(str(path))
     try:
         if not capture.isOpened():
             raise UserError(f"cannot open the video {path}; is it complete, and its codec known to OpenCV?")

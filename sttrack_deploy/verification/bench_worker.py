@@ -28,7 +28,7 @@ from sttrack_deploy.engines.base import Engine
 from sttrack_deploy.engines.registry import create_engine
 from sttrack_deploy.errors import UserError
 from sttrack_deploy.evaluation.runner import SingleTargetTracker
-from sttrack_deploy.evaluation.sequence import image_files
+from sttrack_deploy.evaluation.sequence import frames_in
 from sttrack_deploy.geometry import Box
 from sttrack_deploy.runtime.tracker import Tracker
 from sttrack_deploy.verification.quiet_machine import resident_mib
@@ -109,26 +109,7 @@ def decoded(source: Path) -> Iterator[Frame]:
     Raises:
         UserError: it cannot be opened.
     """
-    if source.is_dir():
-        for file in image_files(source):
-            image = cv2.imread(str(file), cv2.IMREAD_COLOR)
-            if image is None:
-                raise UserError(f"cannot read the image {file}; is it complete?")
-            yield np.asarray(image, np.uint8)
-        return
-    capture = cv2.VideoCapture(str(source), cv2.CAP_ANY, [cv2.CAP_PROP_N_THREADS, 1])
-    if not capture.isOpened():  # not every reader knows that setting
-        capture = cv2.VideoCapture(str(source))
-    try:
-        if not capture.isOpened():
-            raise UserError(f"cannot open the video {source}; give a video file or a folder of images")
-        while True:
-            more, frame = capture.read()
-            if not more:
-                return
-            yield np.asarray(frame, np.uint8)
-    finally:
-        capture.release()
+    return frames_in(source, single=True)
 
 
 class Bench:
