@@ -86,13 +86,26 @@ class StateSpec:
 
 @dataclass(frozen=True, slots=True)
 class CropSpec:
-    """How crops are cut; factors are the crop's side over ``sqrt(w * h)`` of the box, sizes in pixels."""
+    """How crops are cut; factors are the crop's side over ``sqrt(w * h)`` of the box, sizes in pixels.
+
+    Attributes:
+        search_grid: search crops lie on a grid of this part of their side, and boxes are mapped back through the crop
+            as it was cut (``geometry.snapped_window``); 0: the published law (``geometry.crop_window``).
+        search_scale_step: step of the sides of such crops; 0: any whole number of pixels.
+    """
 
     template_size: int
     template_factor: float
     search_size: int
     search_factor: float
     stride: int
+    search_grid: float = 0.0
+    search_scale_step: float = 0.0
+
+    @property
+    def snapped(self) -> bool:
+        """Whether search crops lie on a grid."""
+        return self.search_grid > 0
 
 
 @dataclass(frozen=True, slots=True)

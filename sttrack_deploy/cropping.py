@@ -9,9 +9,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from sttrack_deploy.geometry import CropWindow, crop_window
+from sttrack_deploy.bundle import CropSpec
+from sttrack_deploy.geometry import CropWindow, crop_window, snapped_window
 
-__all__ = ["Crop", "crop_patch"]
+__all__ = ["Crop", "crop_patch", "cut_window", "search_crop", "template_crop"]
 
 UInt8Array = npt.NDArray[np.uint8]
 BoolArray = npt.NDArray[np.bool_]
@@ -35,12 +36,38 @@ class Crop:
 
 
 def crop_patch(frame: UInt8Array, box: Sequence[float], factor: float, size: int, stride: int) -> Crop:
-    """Cut the square of ``factor`` times the box's mean side around ``box`` and resize it.
+    """Cut the square of ``factor`` times the box's mean side around ``box`` and resize it: the published law.
 
     Args:
         frame: BGR uint8 ``(height, width, 3)``, as OpenCV gives it.
         box: x, y, w, h in pixels.
         factor: side of the crop over ``sqrt(w * h)``.
+        size, stride: see :func:`cut_window`.
+    """
+    return cut_window(frame, crop_window(box, factor), size, stride)
+
+
+def template_crop(frame: UInt8Array, box: Sequence[float], spec: CropSpec) -> Crop:
+    """The crop to start on; arguments as in :func:`crop_patch`."""
+    return crop_patch(frame, box, spec.template_factor, spec.template_size, spec.stride)
+
+
+def search_crop(frame: UInt8Array, box: Sequence[float], spec: CropSpec, growth: float = 1.0) -> Crop:
+    """The crop to look for a target in that was at ``box``; ``growth`` widens it."""
+    factor = spec.search_factor * growth
+    if spec.snapped:
+        window = snapped_window(box, factor, spec.search_grid, spec.search_scale_step)
+    else:
+        window = crop_window(box, factor)
+    return cut_window(frame, window, spec.search_size, spec.stride)
+
+
+def cut_window(frame: UInt8Array, window: CropWindow, size: int, stride: int) -> Crop:
+    """Cut a square of the image and resize it.
+
+    Args:
+        frame: BGR uint8 ``(height, width, 3)``.
+        window: the square.
         size: side of the resized crop in pixels.
         stride: pixels of the resized crop for each cell of the mask.
 
@@ -49,7 +76,6 @@ def crop_patch(frame: UInt8Array, box: Sequence[float], factor: float, size: int
     axes apart: a pixel is padded when its column or its row is.
     """
     height, width = frame.shape[:2]
-    window = crop_window(box, factor)
     left, top, right, bottom = window.padding(height, width)
     rows_inside = slice(window.y1 + top, max(window.y2 - bottom, 0))
     columns_inside = slice(window.x1 + left, max(window.x2 - right, 0))

@@ -19,10 +19,12 @@ __all__ = [
     "Box",
     "CropWindow",
     "box_from_crop",
+    "box_from_window",
     "clip_box",
     "crop_window",
     "iou",
     "parse_box",
+    "snapped_window",
     "validate_box",
 ]
 
@@ -76,6 +78,47 @@ def crop_window(box: Sequence[float], factor: float) -> CropWindow:
         raise UsageError(f"the box {_show(box)} has no area; width and height must be greater than 0")
     # round() is half to even, as in the published code.
     return CropWindow(round(x + 0.5 * w - side * 0.5), round(y + 0.5 * h - side * 0.5), side)
+
+
+def snapped_window(box: Sequence[float], factor: float, grid: float, scale_step: float) -> CropWindow:
+    """The square around ``box`` that :func:`crop_window` means, moved to the nearest place and size of a coarse grid.
+
+    Trackers whose boxes differ a little still cut the very same crop, nearly always, and then find the same box
+    again: with :func:`box_from_window` rounding differences die out from frame to frame. In the published law
+    they never do (whole pixels, and a centre that is carried on unrounded).
+
+    Args:
+        factor: side of the crop over ``sqrt(w * h)``, before it is moved.
+        grid: distance of the places over the crop's side, above 0; at least one pixel.
+        scale_step: ratio of neighbouring sides less 1, for small steps; 0: every whole number of pixels.
+
+    Raises:
+        UsageError: the box has no area.
+    """
+    x, y, w, h = box
+    if not w * h > 0:
+        raise UsageError(f"the box {_show(box)} has no area; width and height must be greater than 0")
+    exact = math.sqrt(w * h) * factor
+    if scale_step > 0:
+        exact = math.exp(round(math.log(exact) / scale_step) * scale_step)
+    side = math.ceil(exact)
+    step = max(1, round(side * grid))
+    x1, y1 = (round((middle - 0.5 * side) / step) * step for middle in (x + 0.5 * w, y + 0.5 * h))
+    return CropWindow(x1, y1, side)
+
+
+def box_from_window(box_xyxy: Sequence[float], window: CropWindow) -> Box:
+    """Map a predicted box back to the image: a function of the crop alone.
+
+    Args:
+        box_xyxy: corners normalised to the search crop, 0 to 1.
+        window: where the crop was cut.
+
+    Returns:
+        ``(x, y, w, h)`` in image pixels, not clipped.
+    """
+    x1, y1, x2, y2 = (float(v) * window.side for v in box_xyxy)
+    return window.x1 + x1, window.y1 + y1, x2 - x1, y2 - y1
 
 
 def box_from_crop(

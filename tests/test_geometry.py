@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 from sttrack_deploy.errors import UsageError
 from sttrack_deploy.geometry import (
     box_from_crop,
+    box_from_window,
     clip_box,
     crop_window,
     iou,
     parse_box,
+    snapped_window,
     validate_box,
 )
 
@@ -114,6 +116,49 @@ def test_a_box_comes_back_from_its_crop(
 def test_crop_window_needs_an_area(box: tuple[float, ...]) -> None:
     with pytest.raises(UsageError, match="no area"):
         crop_window(box, 2.0)
+
+
+grids = st.sampled_from([1 / 128, 1 / 64, 1 / 16])
+scale_steps = st.sampled_from([0.0, 0.05, 0.1])
+
+
+@given(boxes, st.floats(1, 5), grids, scale_steps)
+def test_snapped_window_lies_on_its_grid_near_the_box(
+    box: tuple[float, ...], factor: float, grid: float, scale_step: float
+) -> None:
+    x, y, w, h = box
+    window = snapped_window(box, factor, grid, scale_step)
+    exact = math.sqrt(w * h) * factor
+    assert exact * math.exp(-scale_step / 2) - 1e-6 <= window.side <= exact * math.exp(scale_step / 2) + 1
+    step = max(1, round(window.side * grid))
+    assert window.x1 % step == window.y1 % step == 0
+    assert abs(0.5 * (window.x1 + window.x2) - (x + 0.5 * w)) <= 0.5 * step + 1e-6
+    assert abs(0.5 * (window.y1 + window.y2) - (y + 0.5 * h)) <= 0.5 * step + 1e-6
+
+
+def test_snapped_windows_are_few() -> None:
+    # Boxes anywhere within a pixel and 2 % of each other mostly share one window.
+    draws = np.random.default_rng(4)
+    boxes = np.array([100.0, 80.0, 60.0, 60.0]) * (1 + draws.uniform(-0.01, 0.01, (500, 4)))
+    snapped = {snapped_window(box, 4.0, 1 / 64, 0.05) for box in boxes.tolist()}
+    published = {crop_window(box, 4.0) for box in boxes.tolist()}
+    assert len(snapped) <= 8 < len(published)
+
+
+@given(boxes, boxes, grids)
+def test_a_box_comes_back_from_its_snapped_window(
+    box: tuple[float, ...], previous: tuple[float, ...], grid: float
+) -> None:
+    window = snapped_window(previous, 4.0, grid, 0.05)
+    x, y, w, h = box
+    corners = np.array([x - window.x1, y - window.y1, x + w - window.x1, y + h - window.y1]) / window.side
+    assert box_from_window(corners, window) == pytest.approx(box, abs=1e-6)
+
+
+@pytest.mark.parametrize("box", [(0, 0, 0, 5), (3, 3, -4, 4), (0, 0, math.nan, 5)])
+def test_snapped_window_needs_an_area(box: tuple[float, ...]) -> None:
+    with pytest.raises(UsageError, match="no area"):
+        snapped_window(box, 4.0, 1 / 64, 0.05)
 
 
 @pytest.mark.parametrize("text", ["1,2,3,4", " 1 2 3 4", "1, 2,3 ,4", "1e0,2.0,3,4"])

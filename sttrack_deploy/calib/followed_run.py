@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sttrack_deploy.bundle import Bundle, TrackingPolicy
-from sttrack_deploy.cropping import crop_patch
+from sttrack_deploy.cropping import search_crop, template_crop
 from sttrack_deploy.engines.base import Engine, EngineState
 from sttrack_deploy.evaluation.sequence_run import SequenceRun
 from sttrack_deploy.geometry import Box
@@ -41,14 +41,13 @@ class FollowedRun:
 
     def init(self, frame: Frame, box: Box) -> None:
         """Start on the run's first frame."""
-        crop = crop_patch(frame, box, self._crop.template_factor, self._crop.template_size, self._crop.stride)
+        crop = template_crop(frame, box, self._crop)
         self._state = self._engine.initial_state(self._batched(crop.patch), self._batched(crop.mask))
         self._centre, self._growth, self._index = box, 1.0, 0
 
     def update(self, frame: Frame) -> TrackResult:
         """The run's box; the confidence is the network's."""
-        factor, size = self._crop.search_factor * self._growth, self._crop.search_size
-        crop = crop_patch(frame, self._centre, factor, size, self._crop.stride)
+        crop = search_crop(frame, self._centre, self._crop, self._growth)
         prediction, self._state = self._engine.step(
             self._batched(crop.patch), self._batched(crop.mask), self._state
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from sttrack_deploy.export.exporter import ExportOptions
     from sttrack_deploy.export.precision.int8 import Layout
     from sttrack_deploy.export.validate import Check, ValidationClip
-    from sttrack_deploy.models.config import MemorySemantics
+    from sttrack_deploy.models.config import CropLaw, MemorySemantics, ModelConfig
     from sttrack_deploy.models.network import STTrack
 
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -44,6 +45,12 @@ FILE = click.Path(path_type=Path, dir_okay=False)
     "--memory-size", type=click.IntRange(min=1), help="Frames the memory holds.  [default: the model's]"
 )
 @click.option("--memory-semantics", type=click.Choice(["test", "train"]), help="[default: the model's]")
+@click.option(
+    "--crops",
+    type=click.Choice(["published", "snapped"]),
+    help="Where search crops are cut: as published, or on a grid, where rounding differences die out.  "
+    "[default: the model's]",
+)
 @click.option("--batch", default="1", show_default=True, metavar="N|dynamic", help="Targets for each call.")
 @click.option("--opset", type=int, help="ONNX opset, 18 to 20.  [default: 20]")
 @click.option(
@@ -78,7 +85,8 @@ def main(
     gate_data: tuple[Path, ...],
     force: bool,
     memory_size: int | None,
-    memory_semantics: str | None,
+    memory_semantics: MemorySemantics | None,
+    crops: CropLaw | None,
     batch: str,
     opset: int | None,
     license_name: str,
@@ -129,7 +137,11 @@ def main(
         raise UsageError("--validation-source and --validation-box go together")
     policy = TrackingPolicy().override(lost_below, recover)
     options = ExportOptions(opset or DEFAULT_OPSET, _batch(batch), policy, license_name, accuracy)
-    network = _load(preset_name, config_path, checkpoint, memory_size, memory_semantics)
+
+    def chosen(config: ModelConfig) -> ModelConfig:
+        return config.with_memory(memory_size, memory_semantics).with_crops(crops)
+
+    network = _load(preset_name, config_path, checkpoint, chosen)
     wanted = None if precision == "fp32" else precision_options_of(precision, converting)
     clip = None if no_validate else _clip(validation_source, validation_box)
     if wanted is None:
@@ -196,10 +208,9 @@ def _load(
     preset_name: str | None,
     config_path: Path | None,
     checkpoint: Path,
-    memory_size: int | None,
-    memory_semantics: str | None,
+    chosen: Callable[[ModelConfig], ModelConfig],
 ) -> STTrack:
-    """The network of a published checkpoint or of our own weights."""
+    """The network of a published checkpoint or of our own weights; ``chosen`` changes its configuration."""
     from sttrack_deploy.models.config import preset
     from sttrack_deploy.models.network import STTrack
     from sttrack_deploy.models.published import config_from_yaml, load_published
@@ -207,9 +218,6 @@ def _load(
 
     if preset_name and config_path:
         raise UsageError("give --model or --config, not both")
-    semantics: MemorySemantics | None = None
-    if memory_semantics is not None:
-        semantics = "train" if memory_semantics == "train" else "test"
     if checkpoint.suffix == ".safetensors":
         config = read_config(checkpoint)
         if config_path or (preset_name and preset_name != config.name):
@@ -218,13 +226,13 @@ def _load(
                 f"{checkpoint} brings its own configuration '{config.name}', which is not {named}; "
                 "leave --model and --config out"
             )
-        return load_weights(checkpoint, config.with_memory(memory_size, semantics))
+        return load_weights(checkpoint, chosen(config))
     if not preset_name and not config_path:
         raise UsageError(
             f"{checkpoint} is a published checkpoint: say which network with --config EXPERIMENT.yaml or --model PRESET"
         )
     config = config_from_yaml(config_path) if config_path else preset(str(preset_name))
-    network = STTrack(config.with_memory(memory_size, semantics))
+    network = STTrack(chosen(config))
     load_published(network, checkpoint)
     return network
 

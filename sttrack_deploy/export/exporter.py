@@ -109,7 +109,10 @@ def _write_files(
 ) -> Manifest:
     """Write graphs and weights; return the manifest without validation."""
     c = network.config
-    crop = CropSpec(c.template_size, c.template_factor, c.search_size, c.search_factor, c.stride)
+    crop = CropSpec(
+        *(c.template_size, c.template_factor, c.search_size, c.search_factor, c.stride),
+        *(c.search_grid, c.search_scale_step),
+    )
     # torch's exporter treats an example batch of 1 as a constant, so a dynamic one is shown 2.
     example = 2 if options.batch is None else options.batch
     facts = {

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from sttrack_deploy.bundle import BOX, CONFIDENCE, Bundle, TrackingPolicy
-from sttrack_deploy.cropping import crop_patch
+from sttrack_deploy.cropping import search_crop, template_crop
 from sttrack_deploy.engines.onnxruntime_engine import OnnxRuntimeEngine
 from sttrack_deploy.engines.torch_engine import TorchEngine
 from sttrack_deploy.errors import UserError
@@ -112,7 +112,7 @@ def _crops(
         frame = clip.frames[index * (len(clip.frames) - 1) // (CROP_FRAMES - 1)]
         step = 0.35 * (index - CROP_FRAMES // 2)
         moved = (x + step * w, y - step * h, w * (1 + 0.1 * step), h * (1 + 0.1 * step))
-        patch = crop_patch(frame, moved, crop.search_factor, crop.search_size, crop.stride)
+        patch = search_crop(frame, moved, crop)
         yield _repeat(bundle, patch.patch), _repeat(bundle, patch.mask)
 
 
@@ -121,8 +121,7 @@ def _repeat(bundle: Bundle, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def _template(bundle: Bundle, clip: ValidationClip) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
-    crop = bundle.manifest.crop
-    patch = crop_patch(clip.frames[0], clip.box, crop.template_factor, crop.template_size, crop.stride)
+    patch = template_crop(clip.frames[0], clip.box, bundle.manifest.crop)
     return _repeat(bundle, patch.patch), _repeat(bundle, patch.mask)
 
 

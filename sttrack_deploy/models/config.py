@@ -10,9 +10,15 @@ from typing import Any, Literal
 
 from sttrack_deploy.errors import UsageError, UserError
 
-__all__ = ["PRESETS", "MemorySemantics", "ModelConfig", "preset"]
+__all__ = ["CROP_LAWS", "PRESETS", "CropLaw", "MemorySemantics", "ModelConfig", "preset"]
 
 MemorySemantics = Literal["test", "train"]
+CropLaw = Literal["published", "snapped"]
+CROP_LAWS: dict[CropLaw, tuple[float, float]] = {"published": (0.0, 0.0), "snapped": (1 / 64, 0.05)}
+"""``search_grid`` and ``search_scale_step`` by the name of the law; how the second were chosen stands in
+``models/sttrack-nano/EXPERIMENTS.md``."""
+MAX_SNAP = 0.25
+"""Greatest step of place or size of a snapped search crop: the target would leave its middle."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +36,7 @@ class ModelConfig:
             first frame); ``train`` attends to the current one as well, as the published training does.
         corner_prior: learn where in the search region corners are likely; not in the published network.
         template_factor, search_factor: side of a crop over ``sqrt(w * h)`` of the box.
+        search_grid, search_scale_step: how the tracker snaps its search crops (``bundle.CropSpec``); 0: published.
     """
 
     name: str
@@ -56,6 +63,8 @@ class ModelConfig:
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     memory_capacity: int = 64
     memory_semantics: MemorySemantics = "test"
+    search_grid: float = 0.0
+    search_scale_step: float = 0.0
 
     def __post_init__(self) -> None:
         for size in (self.template_size, self.search_size):
@@ -64,6 +73,14 @@ class ModelConfig:
         for heads in (self.heads, self.memory_heads):
             if self.hidden_dim % heads or self.hidden_dim % 4:
                 raise UsageError(f"hidden_dim {self.hidden_dim} must be divisible by 4 and by {heads} heads")
+        for name, value in (
+            ("search_grid", self.search_grid),
+            ("search_scale_step", self.search_scale_step),
+        ):
+            if not 0 <= value <= MAX_SNAP:
+                raise UsageError(f"{name} is from 0 to {MAX_SNAP} of the crop's side, not {value}")
+        if self.search_scale_step > 0 and self.search_grid == 0:
+            raise UsageError("search_scale_step needs a search_grid above 0")
         if self.memory_capacity < 1:
             raise UsageError(f"memory capacity must be at least 1, not {self.memory_capacity}")
         if self.memory_semantics not in ("test", "train"):
@@ -86,6 +103,13 @@ class ModelConfig:
             memory_capacity=self.memory_capacity if capacity is None else capacity,
             memory_semantics=self.memory_semantics if semantics is None else semantics,
         )
+
+    def with_crops(self, law: CropLaw | None) -> ModelConfig:
+        """A copy with another law of search crops; ``None`` keeps what is there."""
+        if law is None:
+            return self
+        grid, scale_step = CROP_LAWS[law]
+        return dataclasses.replace(self, search_grid=grid, search_scale_step=scale_step)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types only, fit for JSON."""
@@ -138,7 +162,7 @@ PRESETS: dict[str, ModelConfig] = {
             search_size=192,
             search_factor=4.0,
             memory_capacity=2,
-        ),
+        ).with_crops("snapped"),
     )
 }
 

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from sttrack_deploy.bundle import CropSpec, TrackingPolicy
-from sttrack_deploy.cropping import Crop, crop_patch
-from sttrack_deploy.geometry import Box, box_from_crop, clip_box
+from sttrack_deploy.cropping import Crop, search_crop, template_crop
+from sttrack_deploy.geometry import Box, box_from_crop, box_from_window, clip_box
 
 __all__ = ["Target", "TrackResult"]
 
@@ -52,15 +52,11 @@ class Target:
 
     def template(self, frame: Frame) -> Crop:
         """The crop to start on."""
-        spec = self._crop
-        return crop_patch(frame, self.box, spec.template_factor, spec.template_size, spec.stride)
+        return template_crop(frame, self.box, self._crop)
 
     def search(self, frame: Frame) -> Crop:
         """The crop to look for it in."""
-        spec = self._crop
-        self._seen = crop_patch(
-            frame, self.box, spec.search_factor * self.growth, spec.search_size, spec.stride
-        )
+        self._seen = search_crop(frame, self.box, self._crop, self.growth)
         return self._seen
 
     def settle(self, box: npt.NDArray[np.float32], confidence: float, height: int, width: int) -> TrackResult:
@@ -72,8 +68,11 @@ class Target:
             height, width: of the frame, pixels.
         """
         assert self._seen is not None
-        policy = self._policy
-        found = box_from_crop(box.tolist(), self.box, self._crop.search_size, self._seen.resize_factor)
+        policy, seen, corners = self._policy, self._seen, box.tolist()
+        if self._crop.snapped:
+            found = box_from_window(corners, seen.window)
+        else:
+            found = box_from_crop(corners, self.box, self._crop.search_size, seen.resize_factor)
         clipped = clip_box(found, height, width)
         self.lost = confidence < (policy.found_above if self.lost else policy.lost_below)
         if self.lost and policy.recovery:

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sttrack_deploy.bundle import open_bundle
-from sttrack_deploy.cropping import crop_patch
+from sttrack_deploy.cropping import search_crop, template_crop
 from sttrack_deploy.engines.base import Engine
 from sttrack_deploy.engines.registry import create_engine
 from sttrack_deploy.errors import UserError
@@ -217,10 +217,8 @@ class Bench:
         box = self._clip.box
         frames = list(islice(decoded(self._clip.source), targets))
         frames += [frames[-1]] * (targets - len(frames))
-        templates = [
-            crop_patch(f, box, crop.template_factor, crop.template_size, crop.stride) for f in frames
-        ]
-        searches = [crop_patch(f, box, crop.search_factor, crop.search_size, crop.stride) for f in frames]
+        templates = [template_crop(f, box, crop) for f in frames]
+        searches = [search_crop(f, box, crop) for f in frames]
         state = self._engine.initial_state(
             np.stack([c.patch for c in templates]), np.stack([c.mask for c in templates])
         )

@@ -18,13 +18,14 @@ from sttrack_deploy.bundle import MANIFEST, Bundle, Manifest, open_bundle
 from sttrack_deploy.cli.export import main
 from sttrack_deploy.engines.onnxruntime_engine import OnnxRuntimeEngine
 from sttrack_deploy.engines.torch_engine import TorchEngine
-from sttrack_deploy.errors import UserError
+from sttrack_deploy.errors import UsageError, UserError
 from sttrack_deploy.export import exporter
 from sttrack_deploy.export.accuracy import accuracy_of
 from sttrack_deploy.export.exporter import ExportOptions, export_bundle
 from sttrack_deploy.export.onnx_file import DEFAULT_OPSET
 from sttrack_deploy.export.operator_check import unsupported_nodes
 from sttrack_deploy.export.validate import Check, ValidationClip, check_interface, validate_bundle
+from sttrack_deploy.models.config import CROP_LAWS, preset
 from sttrack_deploy.models.network import STTrack
 from sttrack_deploy.models.weights import load_weights
 
@@ -259,6 +260,24 @@ def test_the_command_end_to_end(tiny_weights: Path, tmp_path: Path) -> None:
     assert manifest.model["memory_capacity"] == 3
     assert manifest.validation["clip"] == "the demo clip"
     assert manifest.tracking.recovery
+    assert not manifest.crop.snapped
+
+
+def test_the_law_of_the_crops_is_the_models_or_the_users(tiny_weights: Path, tmp_path: Path) -> None:
+    out = tmp_path / "bundle"
+    arguments = ["--checkpoint", str(tiny_weights), "--out", str(out), "--crops", "snapped"]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+    crop = open_bundle(out).manifest.crop
+    assert (crop.search_grid, crop.search_scale_step) == CROP_LAWS["snapped"]
+    assert preset("sttrack-nano").search_grid == crop.search_grid
+    assert preset("sttrack-r50").search_grid == 0
+
+
+@pytest.mark.parametrize("change", [{"search_grid": 0.5}, {"search_grid": -0.1}, {"search_scale_step": 0.05}])
+def test_a_law_of_crops_that_cannot_be(change: dict[str, float]) -> None:
+    with pytest.raises(UsageError, match="search_"):
+        replace(preset("sttrack-r50"), **change)
 
 
 @pytest.mark.parametrize(

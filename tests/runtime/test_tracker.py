@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
-from blobs import BlobEngine, frame, manifest, truth
+from blobs import CROP, BlobEngine, frame, manifest, truth
 
-from sttrack_deploy.bundle import Bundle, TrackingPolicy
+from sttrack_deploy.bundle import Bundle, CropSpec, TrackingPolicy
+from sttrack_deploy.engines.base import Prediction
 from sttrack_deploy.engines.registry import BACKENDS, Backend, create_engine
 from sttrack_deploy.errors import MissingDependencyError, UsageError
 from sttrack_deploy.geometry import iou
@@ -160,3 +163,42 @@ def test_a_back_end_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setitem(BACKENDS, "ghost", missing)
     with pytest.raises(MissingDependencyError, match="pip install ghost"):
         create_engine("ghost", Bundle(Path(), manifest()))
+
+
+def _boxes_after_a_nudge(crop: CropSpec, nudge: float) -> list[float]:
+    """How far two tracks' boxes differ, in pixels, on each frame after the first answer of one was off by ``nudge``."""
+
+    class Nudged(BlobEngine):
+        def step(self, search: Any, mask: Any, state: int) -> tuple[Prediction, int]:
+            prediction, after = super().step(search, mask, state)
+            return (prediction._replace(box=prediction.box + nudge) if state == 0 else prediction), after
+
+    bundle = Bundle(Path(), dataclasses.replace(manifest(), crop=crop))
+    trackers = Tracker(bundle, BlobEngine(), POLICY), Tracker(bundle, Nudged(), POLICY)
+    for tracker in trackers:
+        tracker.init(frame(truth(0)), truth(0))
+    apart = []
+    for index in range(1, 25):
+        seen = frame(truth(index), seed=index)
+        ours, theirs = (np.array(tracker.update(seen).box) for tracker in trackers)
+        apart.append(float(np.abs(ours - theirs).max()))
+    return apart
+
+
+def test_a_small_difference_dies_out_on_snapped_crops_and_is_carried_on_in_published_ones() -> None:
+    nudge = 1e-5
+    published = _boxes_after_a_nudge(CROP, nudge)
+    snapped = _boxes_after_a_nudge(
+        dataclasses.replace(CROP, search_grid=1 / 64, search_scale_step=0.05), nudge
+    )
+    assert published[0] > 5e-4 < snapped[0]
+    assert min(published) > 5e-4
+    assert snapped[1:] == [0.0] * 23
+
+
+def test_it_follows_the_blob_on_snapped_crops() -> None:
+    crop = dataclasses.replace(CROP, search_grid=1 / 64, search_scale_step=0.05)
+    tracker = Tracker(Bundle(Path(), dataclasses.replace(manifest(), crop=crop)), BlobEngine(), POLICY)
+    tracker.init(frame(truth(0)), truth(0))
+    for index in range(1, 30):
+        assert iou(tracker.update(frame(truth(index), seed=index)).box, truth(index)) > 0.85
