@@ -19,6 +19,7 @@ _ATTENTION = "attention softmax"
 _CORNERS = "corner softmax, box and confidence"
 _POSITION = "position encoding"
 _PIXELS = "pixel shift"
+_FIRST = "first convolution"
 
 UNMEASURABLE = (_NORMS,)
 """Parts that always stay in FP32: on a CPU every runtime sums a layer norm in FP32 inside, so its error in FP16 cannot
@@ -51,8 +52,8 @@ def parts(model: onnx.ModelProto) -> dict[str, list[str]]:
     """The delicate parts that may be left in FP32, each a list of nodes; disjoint, empty ones left out.
 
     Found by what the nodes do, so that it holds for every size of network: what follows the last score
-    convolutions, layer norms, softmaxes with the sum before them, the way from the masks to a sine, and the way
-    from the image to the first convolution.
+    convolutions, layer norms, softmaxes with the sum before them, the way from the masks to a sine, the way
+    from the image to the first convolution, and that convolution.
     """
     nodes = list(model.graph.node)
     heads = [n.output[0] for n in nodes if _scores(n)]
@@ -60,7 +61,7 @@ def parts(model: onnx.ModelProto) -> dict[str, list[str]]:
     sines = [n for n in nodes if n.op_type in ("Sin", "Cos")]
     position = _upstream(nodes, [name for n in sines for name in n.input]) | {n.name for n in sines}
     image = [v.name for v in model.graph.input if v.name.endswith("_image")]
-    pixels = _until_convolution(nodes, image)
+    pixels, first = _until_convolution(nodes, image)
     made_by = {output: n for n in nodes for output in n.output}
     softmax: set[str] = set()
     for node in nodes:
@@ -76,6 +77,7 @@ def parts(model: onnx.ModelProto) -> dict[str, list[str]]:
         (_CORNERS, corners),
         (_POSITION, position),
         (_PIXELS, pixels),
+        (_FIRST, first),
         (_NORMS, norms),
         (_ATTENTION, softmax),
     ):
@@ -243,11 +245,15 @@ def _upstream(nodes: Iterable[onnx.NodeProto], tensors: Iterable[str]) -> set[st
     return names
 
 
-def _until_convolution(nodes: Iterable[onnx.NodeProto], tensors: Iterable[str]) -> set[str]:
-    """Nodes from these tensors to the first convolutions, those left out."""
-    reached, names = set(tensors), set()
+def _until_convolution(nodes: Iterable[onnx.NodeProto], tensors: Iterable[str]) -> tuple[set[str], set[str]]:
+    """Nodes from these tensors to the first convolutions, and those."""
+    reached, names, first = set(tensors), set(), set()
     for node in nodes:
-        if reached.intersection(node.input) and node.op_type not in ("Conv", "QuantizeLinear"):
+        if not reached.intersection(node.input) or node.op_type == "QuantizeLinear":
+            continue
+        if node.op_type == "Conv":
+            first.add(node.name)
+        else:
             names.add(node.name)
             reached.update(node.output)
-    return names
+    return names, first

@@ -16,7 +16,7 @@ from sttrack_deploy.export.precision.step_error import StepError
 __all__ = ["Fp16Choice", "choose_parts"]
 
 MATTERS = 0.1
-"""A part stays in FP32 if that takes off at least this share of the error of everything in FP16."""
+"""A part stays in FP32 if that takes off more than this share of the error that is left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,9 @@ def choose_parts(
     threads: int | None,
     watch: Watch,
 ) -> Fp16Choice:
-    """Start with everything in FP16 but what its range forbids, and put back each part whose error matters.
+    """Start with everything in FP16 but what its range forbids, and put back the part that takes off most of the error,
+    again and again, until none of the rest matters. (Beside a part whose error is ten times theirs the others cannot be
+    told apart.)
 
     Layer norms are put back in any case, see ``fp16.UNMEASURABLE``.
 
@@ -51,33 +53,43 @@ def choose_parts(
     """
     found = fp16.parts(model)
     wide = fp16.wide_nodes(model, maxima)
-    watch.stage("FP16: which parts matter", (len(found) + 3) * len(samples))
+    watch.stage("FP16: which parts matter", (len(found) * (len(found) + 1) // 2 + 3) * len(samples))
     error = StepError(model, samples, sure_above, threads, watch.tick)
 
     def measured(names: Sequence[str]) -> float:
         nodes = {n for name in names for n in found[name]}.union(wide)
         return error(fp16.convert(model, nodes), optimized=False)
 
-    everything = measured([])
-    alone = {name: measured([name]) for name in found}
-    kept = tuple(
-        name for name in found if name in fp16.UNMEASURABLE or everything - alone[name] > MATTERS * everything
-    )
+    everything = now = measured([])
+    kept: list[str] = []
+    rounds = []
+    while len(kept) < len(found):
+        beside = {name: measured([*kept, name]) for name in found if name not in kept}
+        rounds.append(beside)
+        best = min(beside, key=lambda name: beside[name])
+        if now - beside[best] <= MATTERS * now:
+            break
+        watch.note(f"{best}: FP32 (step error {beside[best]:.2e} with it in FP32, {now:.2e} without)")
+        kept.append(best)
+        now = beside[best]
+    for name in (n for n in found if n not in kept):
+        what = "FP32 in any case" if name in fp16.UNMEASURABLE else "FP16"
+        watch.note(
+            f"{name}: {what} (step error {rounds[-1].get(name, now):.2e} with it in FP32, {now:.2e} without)"
+        )
+    kept += [name for name in found if name in fp16.UNMEASURABLE and name not in kept]
     final = measured(kept)
     largest = sorted(maxima.items(), key=lambda item: -item[1])[:3]
-    for name in found:
-        what = "FP32" if name in kept else "FP16"
-        watch.note(f"{name}: {what} (step error {alone[name]:.2e} with it in FP32, {everything:.2e} without)")
     return Fp16Choice(
-        kept,
+        tuple(kept),
         {
-            "fp32_parts": list(kept),
+            "fp32_parts": kept,
             "fp32_nodes_by_range": len(wide),
             "range_limit": fp16.FP16_MAX / fp16.MARGIN,
             "largest_magnitudes": {name: round(value, 1) for name, value in largest},
             "step_error": {
                 "all_fp16": everything,
-                "with_fp32": alone,
+                "with_fp32": rounds,
                 "chosen": final,
                 "samples": len(error),
             },
