@@ -11,7 +11,7 @@ from rich.markup import escape
 from sttrack_deploy.cli.common import complain, console, say
 from sttrack_deploy.evaluation.reporting.tables import plain_table
 from sttrack_deploy.files import atomic_path
-from sttrack_deploy.verification.agreement import PARTED_BELOW
+from sttrack_deploy.verification.agreement import ON_TARGET, PARTED_BELOW
 from sttrack_deploy.verification.parity import CandidateParity
 from sttrack_deploy.verification.parity_document import NotRun, Outcome
 
@@ -70,8 +70,11 @@ def _show_one(result: CandidateParity) -> None:
     label = result.candidate.label
     say(f"{label}: {result.verdict.detail}: {'passed' if result.verdict.passed else 'FAILED'}")
     if result.agreement.parted:
-        before = result.agreement.mean_iou_before_parting
-        say(f"  mean IoU up to where boxes part (IoU under {PARTED_BELOW}): {before:.4f}")
+        a = result.agreement
+        say(
+            f"  mean IoU up to where boxes part (IoU under {PARTED_BELOW}): {a.mean_iou_before_parting:.4f}; "
+            f"where PyTorch is on the target (IoU over {ON_TARGET}): {a.mean_iou_on_target:.4f}"
+        )
     for s in result.agreement.parted[:10]:
         points = 100 * (s.auc - s.auc_reference)
         say(

@@ -14,12 +14,26 @@ from sttrack_deploy.evaluation.sequence import Sequence
 from sttrack_deploy.evaluation.sequence_run import SequenceRun
 from sttrack_deploy.geometry import iou
 
-__all__ = ["GATES", "PARTED_BELOW", "Agreement", "Gate", "SequenceAgreement", "Verdict", "agree", "judge"]
+__all__ = [
+    "GATES",
+    "ON_TARGET",
+    "PARTED_BELOW",
+    "Agreement",
+    "Gate",
+    "SequenceAgreement",
+    "Verdict",
+    "agree",
+    "judge",
+]
 
 FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
 
 PARTED_BELOW = 0.9
 """Two tracks have parted at the first frame where the IoU of their boxes is lower."""
+
+ON_TARGET = 0.5
+"""A box is on the target where its IoU with the truth is higher."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +67,13 @@ class SequenceAgreement:
 
     Attributes:
         overlap: IoU of the two boxes, float64 ``(N - 1,)``: the first frame, which both were given, is left out.
+        on_target: bool ``(N - 1,)``, where the reference's box is on the target.
         auc_reference, auc: success AUC (pytracking) against the truth.
     """
 
     name: str
     overlap: FloatArray
+    on_target: BoolArray
     auc_reference: float
     auc: float
 
@@ -105,6 +121,15 @@ class Agreement:
         return float(kept.mean()) if len(kept) else float("nan")
 
     @property
+    def mean_iou_on_target(self) -> float:
+        """Mean IoU over the frames on which the reference is on the target: the rest is two ways of being lost.
+
+        NaN if it never is.
+        """
+        kept = np.concatenate([s.overlap[s.on_target] for s in self.sequences])
+        return float(kept.mean()) if len(kept) else float("nan")
+
+    @property
     def auc_reference(self) -> float:
         return float(np.mean([s.auc_reference for s in self.sequences]))
 
@@ -138,7 +163,9 @@ def agree(sequences: Seq[Sequence], reference: Seq[SequenceRun], candidate: Seq[
             raise UserError(f"{sequence.name} has one frame only: nothing is tracked in it")
         scores = [otb_score(measure(run.boxes, sequence))["auc"] for run in (ours, theirs)]
         overlap = np.asarray(iou(ours.boxes[1:], theirs.boxes[1:]), np.float64)
-        rows.append(SequenceAgreement(sequence.name, overlap, *scores))
+        # Comparing with the NaN of a frame without the target is False.
+        on_target = np.asarray(iou(ours.boxes[1:], sequence.truth[1:]) > ON_TARGET, np.bool_)
+        rows.append(SequenceAgreement(sequence.name, overlap, on_target, *scores))
     if not rows:
         raise UserError("there is no sequence to compare; name a folder of annotated videos with --data")
     return Agreement(tuple(rows))

@@ -81,6 +81,7 @@ def _measured(outcome: CandidateParity) -> dict[str, Any]:
         "closed_loop": {
             "mean_iou": agreement.mean_iou,
             "mean_iou_before_parting": agreement.mean_iou_before_parting,
+            "mean_iou_on_target": agreement.mean_iou_on_target,
             "least_iou": agreement.least_iou,
             "auc": agreement.auc,
             "auc_pytorch": agreement.auc_reference,

@@ -46,6 +46,15 @@ def test_the_first_frame_is_not_counted_and_parting_is_found() -> None:
     assert off.mean_iou_before_parting == 1.0
 
 
+def test_frames_on_which_the_reference_is_lost_can_be_left_out() -> None:
+    away = run(38.0, since=6)
+    both = agree([Sequence("a", Path("a"), truth())], [away], [run(2.0, since=6)])
+    assert both.mean_iou < 0.6
+    assert both.mean_iou_on_target == 1.0
+    lost = run(60.0)
+    assert np.isnan(agree([Sequence("a", Path("a"), truth())], [lost], [lost]).mean_iou_on_target)
+
+
 def test_nothing_is_left_before_a_parting_at_once() -> None:
     assert np.isnan(agreement(run(30.0)).mean_iou_before_parting)
 
