@@ -71,7 +71,7 @@ def precision_options(function: F) -> F:
             click.option(
                 "--ranges",
                 "method",
-                type=click.Choice(["auto", "minmax", "percentile", "entropy"]),
+                type=click.Choice(["auto", "minmax", "percentile", "entropy", "mse"]),
                 default="auto",
                 show_default=True,
                 help="INT8: how activations' ranges come from the calibration set; auto measures.",
@@ -89,7 +89,7 @@ def precision_options(function: F) -> F:
             click.option(
                 "--step-budget",
                 type=click.FloatRange(0, 1),
-                default=0.05,
+                default=0.01,
                 show_default=True,
                 help="INT8 search: mean 1 - IoU to fp32 of single steps from recorded states that is allowed.",
             ),

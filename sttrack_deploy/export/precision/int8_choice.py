@@ -41,7 +41,7 @@ from sttrack_deploy.export.precision.timing import time_ratio
 
 __all__ = ["Int8Plan", "plan_int8"]
 
-PROBED_SAMPLES = 48
+PROBED_SAMPLES = 128
 TIMED_SAMPLES = 6
 TIMED_ROUNDS = 9
 

@@ -42,7 +42,7 @@ class PrecisionOptions:
     method: str = "auto"
     template: bool = False
     budget: float = 0.004
-    step_budget: float = 0.05
+    step_budget: float = 0.01
     gate_data: tuple[Path, ...] = ()
     search_data: tuple[Path, ...] = ()
     search_window: int = 20

@@ -141,7 +141,7 @@ def search(
             tried = kept | {group}
             cost, error = probe.cost(tried), probe.step_error(tried)
             loop = ClosedLoop(float("nan"), float("nan"), float("nan"))
-            if cost > cost_now * (1.0 - _WORTH):
+            if cost > cost_now - _WORTH:
                 why = "no gain"
             elif error > step_budget:
                 why = "step error"
@@ -164,4 +164,4 @@ def search(
 
 
 _WORTH = 0.003
-"""A group must save at least this share of the time; less is within what the measurement varies by."""
+"""A group must save at least this share of FP32's time (or work); less is within what the measurement varies by."""

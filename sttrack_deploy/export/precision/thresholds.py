@@ -1,4 +1,4 @@
-"""Where to cut off an activation's magnitudes before it is quantized: min-max, percentile, entropy.
+"""Where to cut off an activation's magnitudes before it is quantized: min-max, percentile, entropy, least squares.
 
 All are for symmetric INT8: 127 steps from zero to the threshold, what is larger saturates.
 """
@@ -51,6 +51,33 @@ def _entropy(absmax: float, counts: Counts, top: float) -> float:
     return min(absmax, best_at * top / len(counts))
 
 
+def _least_squares(absmax: float, counts: Counts, top: float) -> float:
+    """The threshold of the least mean squared error: rounding to its steps below, saturation above.
+
+    Exact zeros (the first bin) have no rounding error.
+    """
+    used = int(np.ceil(absmax / top * len(counts))) if top else 0
+    weights = counts[:used].astype(np.float64)
+    if not weights[1:].any():
+        return absmax
+    width = top / len(counts)
+    middle = (np.arange(used) + 0.5) * width
+    ends = np.arange(1, used + 1)
+    threshold = ends * width
+    inside = np.cumsum(weights)[ends - 1] - weights[0]
+    # Sums over what lies above each end, by the moments: sum of w (x - t)^2.
+    above = [_above(weights * middle**power) for power in range(3)]
+    saturated = above[2] - 2.0 * threshold * above[1] + threshold**2 * above[0]
+    error = inside * (threshold / (LEVELS - 1)) ** 2 / 12.0 + saturated
+    return min(absmax, float(threshold[np.argmin(error)]))
+
+
+def _above(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """For each index the sum of all values behind it."""
+    total: npt.NDArray[np.float64] = values.sum() - np.cumsum(values)
+    return total
+
+
 def _divergence(weights: npt.NDArray[np.float64], end: int) -> float:
     """KL divergence of ``weights`` cut off at bin ``end`` from the same in ``LEVELS`` steps."""
     real = weights[:end].copy()
@@ -70,5 +97,6 @@ METHODS: dict[str, Callable[[float, Counts, float], float]] = {
     "minmax": _min_max,
     "percentile": _percentile,
     "entropy": _entropy,
+    "mse": _least_squares,
 }
 """From largest magnitude, histogram and its upper edge to the threshold."""

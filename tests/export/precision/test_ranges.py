@@ -55,6 +55,19 @@ def test_entropy_cuts_a_long_tail_and_keeps_a_flat_one() -> None:
     assert flat.threshold("entropy") > 0.9
 
 
+def test_least_squares_finds_the_threshold_of_the_least_error() -> None:
+    random = np.random.default_rng(1)
+    values = np.abs(random.laplace(size=100_000)).astype(np.float32)
+    found = ranged(values).threshold("mse")
+
+    def error(threshold: float) -> float:
+        step = threshold / 127
+        return float(np.mean((np.clip(np.round(values / step), -127, 127) * step - values) ** 2))
+
+    assert 3 < found < 0.95 * values.max()
+    assert error(found) < 1.02 * min(error(t) for t in np.linspace(1, values.max(), 60))
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_tensor_of_zeros_still_has_a_scale(method: str) -> None:
     assert ranged(np.zeros(10, np.float32)).threshold(method) > 0
