@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import io
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from sttrack_deploy.bundle import Bundle
 from sttrack_deploy.engines.building import BuildOptions, BuildReport, BuiltEngine, batch_range
 from sttrack_deploy.engines.graph_interface import check_interface
+from sttrack_deploy.engines.openvino_compile import compiled_blob
 from sttrack_deploy.engines.registry import BACKENDS
 from sttrack_deploy.engines.shelf import shelf_of
 from sttrack_deploy.errors import MissingDependencyError, UserError
@@ -28,7 +27,6 @@ __all__ = ["PRECISIONS", "CompiledGraphs", "build", "compiled_graphs", "the_core
 PRECISIONS = {"f32": "openvino", "bf16": "openvino-bf16"}
 """What floating-point arithmetic may be done in (OpenVINO's inference precision hint), and the engine's name."""
 SIDECAR = "manifest.json"
-COMPILE_THREADS = 2
 GRAPHS = ("template", "search")
 _DTYPES = {
     "f32": "float32",
@@ -135,7 +133,7 @@ def compiled_graphs(
     }
     if not force and (found := _kept(core, bundle, batch, folder, facts, properties)) is not None:
         return found
-    blobs = {name: _compile(core, path, properties, batch) for name, path in _paths(bundle).items()}
+    blobs = {name: compiled_blob(core, path, properties, batch) for name, path in _paths(bundle).items()}
     models = {name: core.import_model(blob, "CPU", properties) for name, blob in blobs.items()}
     _check(bundle, models, batch)
     kept = False
@@ -201,47 +199,8 @@ def _made_by(core: openvino.Core) -> dict[str, str]:
     }
 
 
-def _usable_cpus() -> int:
-    """CPUs that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _paths(bundle: Bundle) -> dict[str, Path]:
     return {"template": bundle.template_path, "search": bundle.search_path}
-
-
-def _compile(core: openvino.Core, path: Path, properties: Mapping[str, Any], batch: int) -> bytes:
-    """Compile for any number of threads: that is chosen when the result is loaded.
-
-    OpenVINO 2026.4 ends the process with a segmentation fault where it compiles some graphs with Q/DQ for one thread in
-    FP32: in the pass that fuses operations ("snippets"; it is gone where that is switched off). What was compiled
-    for two threads runs on one, and as fast.
-    """
-    compiling = {**properties, "INFERENCE_NUM_THREADS": COMPILE_THREADS}
-    try:
-        model = core.read_model(str(path))
-        shapes = {port.any_name: list(port.partial_shape) for port in model.inputs}
-        if any(axis.is_dynamic for shape in shapes.values() for axis in shape):
-            model.reshape({name: [batch, *shape[1:]] for name, shape in shapes.items()})
-        if _usable_cpus() < COMPILE_THREADS and any(
-            op.get_type_name() == "FakeQuantize" for op in model.get_ops()
-        ):
-            compiling["SNIPPETS_MODE"] = "DISABLE"
-        blob = io.BytesIO()
-        core.compile_model(model, "CPU", compiling).export_model(blob)
-        return blob.getvalue()
-    except Exception as error:  # OpenVINO raises RuntimeError and its own classes, over several lines
-        raise UserError(
-            f"OpenVINO cannot compile {path}: {_reason(error)}; "
-            "export the bundle again, or use --engine onnxruntime"
-        ) from error
-
-
-def _reason(error: Exception) -> str:
-    """The line that says something, out of a trail of source files."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    telling = [line for line in lines if line and not line.startswith(("Exception from", "Check '"))]
-    return " ".join((telling or lines or [type(error).__name__])[:2])[:300]
 
 
 def _check(bundle: Bundle, models: Mapping[str, openvino.CompiledModel], batch: int) -> None:
