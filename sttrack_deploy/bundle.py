@@ -34,12 +34,13 @@ __all__ = [
     "TrackingPolicy",
     "default_bundle_path",
     "open_bundle",
+    "shipped_bundle_path",
 ]
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
-SHIPPED = "sttrack-nano"
-"""Name of the bundle that comes with the package."""
+SHIPPED = ("sttrack-nano", "sttrack-nano-int8")
+"""Names of the bundles that come with the package; the first is the default."""
 
 # Names of the graphs' fixed inputs and outputs; all others are state.
 TEMPLATE_IMAGE, TEMPLATE_MASK = "template_image", "template_mask"
@@ -240,14 +241,16 @@ def open_bundle(path: Path | None = None, *, verify: bool = True) -> Bundle:
     """Open a bundle and check its files' hashes.
 
     Args:
-        path: its folder; ``None``, or the name of the shipped one where no such folder is, for that one.
+        path: its folder; ``None`` for the default one; or the name of a shipped one, where no such folder is.
         verify: whether to hash the graphs, which reads all of them.
 
     Raises:
         UserError: the folder, its manifest or one of its files is missing, altered or of another schema.
     """
-    if path is None or (path == Path(SHIPPED) and not path.exists()):
+    if path is None or (path == Path(SHIPPED[0]) and not path.exists()):
         path = default_bundle_path()
+    elif str(path) in SHIPPED and not path.exists():
+        path = shipped_bundle_path(str(path))
     manifest_path = path / MANIFEST
     if not manifest_path.is_file():
         what = "is not a folder" if not path.is_dir() else f"has no {MANIFEST}"
@@ -271,16 +274,24 @@ def open_bundle(path: Path | None = None, *, verify: bool = True) -> Bundle:
 
 
 def default_bundle_path() -> Path:
-    """The folder of the bundle that ships with the package.
+    """The folder of the bundle that is used where none is named."""
+    return shipped_bundle_path(SHIPPED[0])
+
+
+def shipped_bundle_path(name: str) -> Path:
+    """The folder of a bundle that ships with the package.
 
     In a checkout it lies on the shelf ``export/``; a wheel carries it inside the package.
+
+    Raises:
+        UserError: it is not there.
     """
     package = Path(__file__).resolve().parent
-    for candidate in (package / "bundles" / SHIPPED, package.parent / "export" / SHIPPED):
+    for candidate in (package / "bundles" / name, package.parent / "export" / name):
         if (candidate / MANIFEST).is_file():
             return candidate
     raise UserError(
-        f"the shipped bundle {SHIPPED} is missing; reinstall sttrack-deploy, or name one with --bundle DIR"
+        f"the shipped bundle {name} is missing; reinstall sttrack-deploy, or name one with --bundle DIR"
     )
 
 
