@@ -43,6 +43,9 @@ __all__ = ["Int8Plan", "plan_int8"]
 
 PROBED_SAMPLES = 128
 TIMED_SAMPLES = 6
+SMOOTHING_PAYS = 0.9
+"""Smoothed layers cost a multiplication each (a quarter of the time of sttrack-r50 in ONNX Runtime): the step error must
+fall below this part of what it was."""
 TIMED_ROUNDS = 9
 
 
@@ -162,7 +165,7 @@ def _calibrated(
 def _choose_way(
     ranged: _Ranged, groups: frozenset[str], error: StepError, options: PrecisionOptions, watch: Watch
 ) -> tuple[_Way, dict[str, float]]:
-    """The range method and smoothing of the least step error when all these groups are quantized."""
+    """The range method of the least step error when all these groups are quantized, and smoothing where it pays."""
     methods = list(METHODS) if options.method == "auto" else [options.method]
     errors = {}
     for method in methods:
@@ -175,7 +178,7 @@ def _choose_way(
     smoothed = _Way(options.layout, best, smooth=True)
     name = f"{best}, smoothed"
     errors[name] = error(ranged.quantized(groups, smoothed))
-    helps = errors[name] < errors[best]
+    helps = errors[name] < SMOOTHING_PAYS * errors[best]
     watch.note(f"linear layers smoothed: step error {errors[name]:.4f}, {'kept' if helps else 'left out'}")
     return (smoothed if helps else plain), errors
 
