@@ -44,8 +44,8 @@ __all__ = ["Int8Plan", "plan_int8"]
 PROBED_SAMPLES = 128
 TIMED_SAMPLES = 6
 SMOOTHING_PAYS = 0.9
-"""Smoothed layers cost a multiplication each (a quarter of the time of sttrack-r50 in ONNX Runtime): the step error must
-fall below this part of what it was."""
+"""Smoothed layers cost a multiplication each (a quarter of the time of sttrack-r50 in ONNX Runtime): the step error
+must fall below this part of what it was."""
 TIMED_ROUNDS = 9
 
 
