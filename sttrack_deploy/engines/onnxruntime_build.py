@@ -42,7 +42,7 @@ def build(bundle: Bundle, options: BuildOptions, report: BuildReport) -> BuiltEn
         sources = (bundle.template_path, bundle.search_path)
         specs = (bundle.manifest.template, bundle.manifest.search)
         for done, (name, source, spec) in enumerate(zip(GRAPHS, sources, specs, strict=True), 1):
-            session = session_options(1)
+            session = session_options(1, bundle)
             session.optimized_model_filepath = str(partial / name)
             open_session(source, spec, session)
             report.step("optimize", done)

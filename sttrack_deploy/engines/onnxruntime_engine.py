@@ -35,7 +35,7 @@ class OnnxRuntimeEngine:
         self._threads = threads
         self._spec = bundle.manifest.state
         ready = optimized_graphs(bundle)
-        options = session_options(threads)
+        options = session_options(threads, bundle)
         if ready is not None:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         self._optimized = ready is not None

@@ -94,7 +94,7 @@ class OnnxRuntimeGpuEngine:
         wanted = providers[0] if isinstance(providers[0], str) else providers[0][0]
         if wanted not in onnxruntime.get_available_providers():
             raise MissingDependencyError(wanted, f"the engine '{name}'", BACKENDS[name].install)
-        options = session_options(threads)
+        options = session_options(threads, bundle)
         self._template = open_session(bundle.template_path, bundle.manifest.template, options, providers)
         self._search = open_session(bundle.search_path, bundle.manifest.search, options, providers)
         for session in (self._template, self._search):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from tiny import TINY, search_input, template_input
 
 from sttrack_deploy import open_bundle
 from sttrack_deploy.bundle import MANIFEST, Bundle
+from sttrack_deploy.engines.onnxruntime_session import session_options
 from sttrack_deploy.engines.registry import BACKENDS, Backend, create_engine
 from sttrack_deploy.errors import MissingDependencyError, UsageError, UserError
 from sttrack_deploy.files import sha256_of
@@ -150,3 +152,16 @@ def test_back_ends_by_name(tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch)
     assert BACKENDS["onnxruntime"].available
     assert "CPUExecutionProvider" in BACKENDS["onnxruntime"].devices()
     assert "cpu" in BACKENDS["torch"].devices()
+
+
+@pytest.mark.parametrize(("precision", "kept"), [("fp32", False), ("int8", False), ("int8-fp16", True)])
+def test_onnx_runtime_leaves_quantization_with_fp16_scales_as_it_is(
+    tiny_bundle: Bundle, precision: str, kept: bool
+) -> None:
+    bundle = replace(tiny_bundle, manifest=replace(tiny_bundle.manifest, precision={"name": precision}))
+    options = session_options(1, bundle)
+    if kept:
+        assert options.get_session_config_entry("session.disable_quant_qdq") == "1"
+    else:
+        with pytest.raises(RuntimeError, match="disable_quant_qdq"):
+            options.get_session_config_entry("session.disable_quant_qdq")
