@@ -107,7 +107,7 @@ def test_int8(layout: str, unsigned: bool, world: World, tmp_path: Path) -> None
     assert recipe["groups"] == ["backbone /2", "backbone /4", "backbone /8", "backbone /16"]
     assert recipe["layout"] == layout
     errors = recipe["step_errors"]  # the backbone has no linear layer to smooth
-    assert set(errors) == {"minmax", "percentile", "entropy"}
+    assert set(errors) == {"minmax", "percentile", "entropy", "mse"}
     assert recipe["method"] == min(errors, key=errors.get)
     assert not recipe["smoothed"]
     assert recipe["step_error"] == errors[recipe["method"]]

@@ -286,6 +286,7 @@ import gc, os, signal, sys, time
 from pathlib import Path
 from sttrack_deploy.bundle import open_bundle
 from sttrack_deploy.engines.registry import create_engine
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell starts in the background
 engine = create_engine("openvino", open_bundle(Path(sys.argv[1])), 1)
 del engine
 gc.collect()
