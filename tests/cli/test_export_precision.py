@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -21,7 +22,7 @@ from sttrack_deploy.engines.onnxruntime_engine import OnnxRuntimeEngine
 from sttrack_deploy.evaluation.sequence import frames_of
 from sttrack_deploy.export import exporter
 from sttrack_deploy.export.precision import int8_choice
-from sttrack_deploy.export.precision.gate import DEMO, gate_data, track
+from sttrack_deploy.export.precision.gate import DEMO, Gated, gate_data, track
 from sttrack_deploy.runtime.demo import DemoClip
 from sttrack_deploy.verification.agreement import GATES, Gate
 
@@ -298,3 +299,33 @@ def test_windows_start_again_on_the_truth(world: World, monkeypatch: pytest.Monk
     assert len(starts) == 2 + 3 + 2
     np.testing.assert_array_equal(windows[0].boxes[:3], whole[0].boxes[:3])
     np.testing.assert_array_equal(windows[0].boxes[[3, 6]], truth_of(7)[[3, 6]])
+
+
+@pytest.mark.parametrize("failures", [1, 2])
+def test_a_search_gives_groups_back_until_the_gate_is_passed(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failures: int
+) -> None:
+    monkeypatch.setattr(int8_choice, "group_names", lambda layers: ["backbone /8", "head 0"])
+    judge = Gated.judge
+    left = [failures]
+
+    def failing(self: Gated, trial: Bundle, threads: int | None, watch: Any) -> tuple[bool, dict[str, Any]]:
+        passed, facts = judge(self, trial, threads, watch)
+        left[0] -= 1
+        return (passed, facts) if left[0] < 0 else (False, {**facts, "passed": False, "detail": "too far"})
+
+    monkeypatch.setattr(Gated, "judge", failing)
+    out = tmp_path / "auto"
+    words = ("--precision", "int8", "--calib", world.calibration, "--search-data", world.videos)
+    result = export(world, out, *words, "--budget", 1, "--step-budget", 1)
+    if failures == 2:  # with one group left there is nothing to give back
+        assert result.exit_code == 1
+        assert "int8 fails its gate on videos: too far" in result.stderr
+        assert list(tmp_path.iterdir()) == []
+        return
+    precision = made(result, out).manifest.precision
+    assert "gate failed with 2 groups: too far; without" in result.stderr
+    assert len(precision["int8"]["groups"]) == 1
+    assert precision["gate"]["passed"]
+    assert precision["gate"]["failed_before"] == ["too far"]
+    assert json.loads((out / "sensitivity.json").read_text())["chosen"] == precision["int8"]["groups"]

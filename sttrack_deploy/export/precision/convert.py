@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from sttrack_deploy.errors import UsageError, UserError
 from sttrack_deploy.export.precision import fp16
 from sttrack_deploy.export.precision.bundle_writer import Graphs, load_graphs, write_variant
 from sttrack_deploy.export.precision.fp16_choice import choose_parts
-from sttrack_deploy.export.precision.gate import gate, gate_data, track
+from sttrack_deploy.export.precision.gate import Gated, gate_data, track
 from sttrack_deploy.export.precision.int8_choice import Int8Plan, plan_int8
 from sttrack_deploy.export.precision.options import Outcome, PrecisionOptions, Watch
 from sttrack_deploy.export.precision.ranges import measure_ranges
@@ -38,37 +39,50 @@ def convert_bundle(source: Bundle, out: Path, options: PrecisionOptions, watch: 
     samples = _samples(source, options, watch)
     recipe: dict[str, Any] = {"name": options.precision, "calibration": dict(samples.facts)}
     plan: Int8Plan | None = None
-    converted = graphs
     if options.precision != "fp16":
         plan = plan_int8(source, graphs, samples, options, watch)
-        converted = plan.graphs
-        recipe["int8"] = plan.recipe
         if not plan.groups:
             raise UserError(
                 f"no layer of {source.path} can be quantized within the budget of {options.budget} AUC with a gain: "
                 "raise --budget, give more videos with --search-data, or name the layers with --layers"
             )
+    halve: Callable[[Graphs], Graphs] = _unchanged
     if options.precision != "int8":
-        converted = _halve(
-            graphs, converted, samples, source.manifest.tracking.lost_below, options, watch, recipe
-        )
-    timed = list(samples.spread(TIMED_SAMPLES))
-    ratio = time_ratio(converted.search, graphs.search, timed)
-    recipe["cpu_time_ratio"] = round(ratio, 3)
-    with atomic_directory(out) as folder:
-        portable = options.precision == "fp16" or options.layout == "portable"
-        trial = write_variant(folder, source, converted, recipe, tensorrt=portable)
-        passed, facts = _gate(source, trial, options, watch)
+        halve = _halving(graphs, samples, source.manifest.tracking.lost_below, options, watch, recipe)
+    portable = options.precision == "fp16" or options.layout == "portable"
+    with atomic_directory(out) as folder, gate_data(options.gate_data) as data:
+        watch.stage(f"gate: PyTorch on {data.name}", data.frames)
+        gated = Gated(options.precision, data, track(source, "torch", data, options.threads, watch.tick))
+        failed: list[str] = []
+        while True:
+            converted = halve(graphs if plan is None else plan.graphs)
+            trial = write_variant(folder, source, converted, recipe, tensorrt=portable)
+            watch.stage(f"gate: {options.precision} on {data.name}", data.frames)
+            passed, facts = gated.judge(trial, options.threads, watch)
+            smaller = plan.without_last() if plan is not None and not passed and not options.force else None
+            if smaller is None or plan is None:
+                break
+            gone = ", ".join(sorted(set(plan.groups) - set(smaller.groups)))
+            watch.note(f"gate failed with {len(plan.groups)} groups: {facts['detail']}; without {gone}")
+            failed.append(str(facts["detail"]))
+            plan = smaller
         if not passed and not options.force:
             raise UserError(
                 f"{options.precision} fails its gate on {facts['data']}: {facts['detail']}; nothing was written to "
                 f"{out} (--force writes it all the same)"
             )
-        recipe["gate"] = facts
+        ratio = time_ratio(converted.search, graphs.search, list(samples.spread(TIMED_SAMPLES)))
+        recipe |= {"cpu_time_ratio": round(ratio, 3), "gate": {**facts, "failed_before": failed}}
+        if plan is not None:
+            recipe["int8"] = plan.recipe
         bundle = write_variant(folder, source, converted, recipe, tensorrt=portable, weights=False)
         if plan is not None and plan.search is not None:
             write_report(folder, plan.search, options.layout)
     return Outcome(open_bundle(out), ratio, passed, str(facts["detail"]), bundle.manifest.precision)
+
+
+def _unchanged(graphs: Graphs) -> Graphs:
+    return graphs
 
 
 def _check(source: Bundle, out: Path, options: PrecisionOptions) -> None:
@@ -94,16 +108,15 @@ def _samples(source: Bundle, options: PrecisionOptions, watch: Watch) -> Samples
     return demo_samples(source)
 
 
-def _halve(
+def _halving(
     reference: Graphs,
-    graphs: Graphs,
     samples: Samples,
     sure_above: float,
     options: PrecisionOptions,
     watch: Watch,
     recipe: dict[str, Any],
-) -> Graphs:
-    """FP16 of what is still FP32, with the parts in FP32 that the measurement asks for."""
+) -> Callable[[Graphs], Graphs]:
+    """Makes FP16 of what is still FP32, with the parts in FP32 that the measurement asks for."""
     some = list(samples.spread(FP16_SAMPLES))
     watch.stage("magnitudes of all tensors", len(some) + samples.templates)
     maxima = [
@@ -115,32 +128,13 @@ def _halve(
     ]
     choice = choose_parts(reference.search, maxima[1], some, sure_above, options.threads, watch)
     recipe["fp16"] = choice.recipe
-    halved = []
-    for model, largest in ((graphs.template, maxima[0]), (graphs.search, maxima[1])):
-        found = fp16.parts(model)
-        keep = [node for name in choice.parts for node in found.get(name, [])]
-        halved.append(fp16.convert(model, {*keep, *fp16.wide_nodes(model, largest)}))
-    return Graphs(*halved)
 
+    def halve(graphs: Graphs) -> Graphs:
+        halved = []
+        for model, largest in ((graphs.template, maxima[0]), (graphs.search, maxima[1])):
+            found = fp16.parts(model)
+            keep = [node for name in choice.parts for node in found.get(name, [])]
+            halved.append(fp16.convert(model, {*keep, *fp16.wide_nodes(model, largest)}))
+        return Graphs(*halved)
 
-def _gate(
-    source: Bundle, trial: Bundle, options: PrecisionOptions, watch: Watch
-) -> tuple[bool, dict[str, Any]]:
-    """Closed loop of PyTorch and of the converted bundle; whether it passed, and what to record."""
-    with gate_data(options.gate_data) as data:
-        watch.stage(f"gate: PyTorch on {data.name}", data.frames)
-        reference = track(source, "torch", data, options.threads, watch.tick)
-        watch.stage(f"gate: {options.precision} on {data.name}", data.frames)
-        candidate = track(trial, "onnxruntime", data, options.threads, watch.tick)
-        agreement, verdict = gate(options.precision, data, reference, candidate)
-    return verdict.passed, {
-        "passed": verdict.passed,
-        "detail": verdict.detail,
-        "data": data.name,
-        "sequences": len(data.sequences),
-        "frames": data.frames,
-        "engine": "onnxruntime",
-        "mean_iou": round(agreement.mean_iou, 5),
-        "auc": round(agreement.auc, 5),
-        "auc_pytorch": round(agreement.auc_reference, 5),
-    }
+    return halve

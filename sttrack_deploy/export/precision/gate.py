@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -19,12 +20,13 @@ from sttrack_deploy.evaluation.datasets.folder import read_folder
 from sttrack_deploy.evaluation.runner import BundleTracker, run_sequence, run_sequences
 from sttrack_deploy.evaluation.sequence import Sequence, usable_truth
 from sttrack_deploy.evaluation.sequence_run import SequenceRun
+from sttrack_deploy.export.precision.options import Watch
 from sttrack_deploy.geometry import Box
 from sttrack_deploy.runtime.demo import DemoClip
 from sttrack_deploy.runtime.tracker import Tracker, TrackResult
 from sttrack_deploy.verification.agreement import GATES, Agreement, Verdict, agree, judge
 
-__all__ = ["DEMO", "GateData", "Tick", "gate", "gate_data", "track"]
+__all__ = ["DEMO", "GateData", "Gated", "Tick", "gate", "gate_data", "track"]
 
 DEMO = "the demo clip only"
 
@@ -123,3 +125,33 @@ def gate(
     """How far two runs agree, and whether that is enough for a precision of that name."""
     agreement = agree(data.sequences, reference, candidate)
     return agreement, judge(agreement, GATES[name])
+
+
+@dataclass(frozen=True, slots=True)
+class Gated:
+    """The gate of one precision, with PyTorch's runs, which every candidate is held against.
+
+    Attributes:
+        precision: of ``agreement.GATES``.
+        reference: PyTorch's run of each sequence.
+    """
+
+    precision: str
+    data: GateData
+    reference: list[SequenceRun]
+
+    def judge(self, trial: Bundle, threads: int | None, watch: Watch) -> tuple[bool, dict[str, Any]]:
+        """Closed loop of a converted bundle in ONNX Runtime: whether it passed, and what to record."""
+        candidate = track(trial, "onnxruntime", self.data, threads, watch.tick)
+        agreement, verdict = gate(self.precision, self.data, self.reference, candidate)
+        return verdict.passed, {
+            "passed": verdict.passed,
+            "detail": verdict.detail,
+            "data": self.data.name,
+            "sequences": len(self.data.sequences),
+            "frames": self.data.frames,
+            "engine": "onnxruntime",
+            "mean_iou": round(agreement.mean_iou, 5),
+            "auc": round(agreement.auc, 5),
+            "auc_pytorch": round(agreement.auc_reference, 5),
+        }

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,12 +56,21 @@ class Int8Plan:
     Attributes:
         recipe: for the manifest.
         search: what the sensitivity search measured, if there was one.
+        quantized: the same with these groups instead.
     """
 
     graphs: Graphs
     groups: tuple[str, ...]
     recipe: Mapping[str, Any]
     search: SearchResult | None
+    quantized: Callable[[Sequence[str]], Int8Plan]
+
+    def without_last(self) -> Int8Plan | None:
+        """The same without the group that the search added last; ``None`` where that is the only one, or none was."""
+        order = [g for g in self.search.in_turn if g in self.groups] if self.search is not None else []
+        if len(order) < 2:
+            return None
+        return self.quantized([g for g in self.groups if g != order[-1]])
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,28 +129,36 @@ def plan_int8(
     if options.layers == "auto":
         found = _search(source, graphs, template, searched, error, some[:TIMED_SAMPLES], way, options, watch)
         groups = list(found.chosen)
-    chosen = frozenset(groups)
-    result = Graphs(
-        template.quantized(chosen if options.template else frozenset(), way), searched.quantized(chosen, way)
-    )
     macs = macs_by_group(searched.layers)
-    recipe = {
-        "layout": options.layout,
-        "layers": options.layers if options.layers in ("auto", "all", "backbone") else "chosen by the user",
-        "groups": list(groups),
-        "nodes": members(searched.layers, chosen),
-        "macs_share": round(sum(macs[g] for g in groups) / max(sum(macs.values()), 1), 4),
-        "template": options.template,
-        "method": way.method,
-        "smoothed": way.smooth,
-        "step_errors": {name: round(value, 5) for name, value in errors.items()},
-        "step_error": round(error(result.search), 5),
-        "weights": "symmetric per output channel",
-        "activations": "symmetric per tensor" if options.layout == "portable" else "per tensor, UINT8",
-        "budget": options.budget,
-        "step_budget": options.step_budget,
-    }
-    return Int8Plan(result, tuple(groups), recipe, found)
+
+    def quantized(groups: Sequence[str]) -> Int8Plan:
+        chosen = frozenset(groups)
+        small = template.quantized(chosen if options.template else frozenset(), way)
+        result = Graphs(small, searched.quantized(chosen, way))
+        kept = None if found is None else replace(found, chosen=tuple(groups))
+        return Int8Plan(result, tuple(groups), recipe_of(groups, result), kept, quantized)
+
+    def recipe_of(groups: Sequence[str], result: Graphs) -> dict[str, Any]:
+        return {
+            "layout": options.layout,
+            "layers": options.layers
+            if options.layers in ("auto", "all", "backbone")
+            else "chosen by the user",
+            "groups": list(groups),
+            "nodes": members(searched.layers, frozenset(groups)),
+            "macs_share": round(sum(macs[g] for g in groups) / max(sum(macs.values()), 1), 4),
+            "template": options.template,
+            "method": way.method,
+            "smoothed": way.smooth,
+            "step_errors": {name: round(value, 5) for name, value in errors.items()},
+            "step_error": round(error(result.search), 5),
+            "weights": "symmetric per output channel",
+            "activations": "symmetric per tensor" if options.layout == "portable" else "per tensor, UINT8",
+            "budget": options.budget,
+            "step_budget": options.step_budget,
+        }
+
+    return quantized(groups)
 
 
 def _calibrated(

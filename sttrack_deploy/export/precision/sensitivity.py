@@ -87,6 +87,11 @@ class SearchResult:
     steps: tuple[Step, ...]
     chosen: tuple[str, ...]
 
+    @property
+    def in_turn(self) -> tuple[str, ...]:
+        """The chosen groups in the order in which they were added: the best gain for its error first."""
+        return tuple(step.added for step in self.steps if step.kept)
+
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
