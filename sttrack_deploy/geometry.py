@@ -69,13 +69,10 @@ def crop_window(box: Sequence[float], factor: float) -> CropWindow:
     """The square around ``box`` whose side is ``ceil(sqrt(w * h) * factor)`` (STARK's ``sample_target``).
 
     Raises:
-        UsageError: the box is so small that the crop would be empty.
+        UsageError: the box has no area.
     """
     x, y, w, h = box
-    area = w * h
-    side = math.ceil(math.sqrt(area) * factor) if area > 0 else 0
-    if side < 1:
-        raise UsageError(f"the box {_show(box)} has no area; width and height must be greater than 0")
+    side = math.ceil(_exact_side(box, factor))
     # round() is half to even, as in the published code.
     return CropWindow(round(x + 0.5 * w - side * 0.5), round(y + 0.5 * h - side * 0.5), side)
 
@@ -96,9 +93,7 @@ def snapped_window(box: Sequence[float], factor: float, grid: float, scale_step:
         UsageError: the box has no area.
     """
     x, y, w, h = box
-    if not w * h > 0:
-        raise UsageError(f"the box {_show(box)} has no area; width and height must be greater than 0")
-    exact = math.sqrt(w * h) * factor
+    exact = _exact_side(box, factor)
     if scale_step > 0:
         exact = math.exp(round(math.log(exact) / scale_step) * scale_step)
     side = math.ceil(exact)
@@ -207,6 +202,14 @@ def validate_box(box: Sequence[float], height: int, width: int) -> Box:
             f"the box {_show(values)} has less than one pixel inside the image, which is {width} x {height}"
         )
     return (x, y, w, h) if (x1, y1, x2, y2) == (x, y, x + w, y + h) else (x1, y1, x2 - x1, y2 - y1)
+
+
+def _exact_side(box: Sequence[float], factor: float) -> float:
+    """Side of a crop before it becomes a whole number; above 0."""
+    area = box[2] * box[3]
+    if not area > 0:
+        raise UsageError(f"the box {_show(box)} has no area; width and height must be greater than 0")
+    return math.sqrt(area) * factor
 
 
 def _show(box: Sequence[float]) -> str:
