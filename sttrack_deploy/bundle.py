@@ -32,6 +32,7 @@ __all__ = [
     "StateSpec",
     "TensorSpec",
     "TrackingPolicy",
+    "check_replaceable",
     "default_bundle_path",
     "open_bundle",
     "shipped_bundle_path",
@@ -271,6 +272,16 @@ def open_bundle(path: Path | None = None, *, verify: bool = True) -> Bundle:
                 "copy the bundle again, or export it again"
             )
     return bundle
+
+
+def check_replaceable(out: Path) -> None:
+    """Whether a bundle may be written there: nothing, an empty folder or a bundle.
+
+    Raises:
+        UserError: something else, which would be lost.
+    """
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / MANIFEST).is_file())):
+        raise UserError(f"{out} exists and is not a bundle; choose another --out, or remove it")
 
 
 def default_bundle_path() -> Path:

@@ -15,6 +15,7 @@ from rich.table import Table
 from sttrack_deploy.bundle import open_bundle
 from sttrack_deploy.cli.common import complain, console, say
 from sttrack_deploy.errors import UsageError
+from sttrack_deploy.export.precision.thresholds import METHODS
 
 if TYPE_CHECKING:
     from sttrack_deploy.export.precision.options import Outcome, PrecisionOptions
@@ -71,7 +72,7 @@ def precision_options(function: F) -> F:
             click.option(
                 "--ranges",
                 "method",
-                type=click.Choice(["auto", "minmax", "percentile", "entropy", "mse"]),
+                type=click.Choice(["auto", *METHODS]),
                 default="auto",
                 show_default=True,
                 help="INT8: how activations' ranges come from the calibration set; auto measures.",

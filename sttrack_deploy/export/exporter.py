@@ -19,6 +19,7 @@ from sttrack_deploy.bundle import (
     GraphSpec,
     Manifest,
     TrackingPolicy,
+    check_replaceable,
     open_bundle,
 )
 from sttrack_deploy.errors import UserError
@@ -79,8 +80,7 @@ def export_bundle(
         UserError: a graph is invalid, TensorRT would refuse it, validation failed, or the folder cannot be
             written.
     """
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / MANIFEST).is_file())):
-        raise UserError(f"{out} exists and is not a bundle; choose another --out, or remove it")
+    check_replaceable(out)
     network = network.eval()
     with atomic_directory(out) as folder:
         manifest = _write_files(network, checkpoint, folder, options, report)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sttrack_deploy.bundle import MANIFEST, Bundle, open_bundle
+from sttrack_deploy.bundle import Bundle, check_replaceable, open_bundle
 from sttrack_deploy.errors import UsageError, UserError
 from sttrack_deploy.export.precision import fp16
 from sttrack_deploy.export.precision.bundle_writer import Graphs, load_graphs, write_variant
@@ -97,8 +97,7 @@ def _check(source: Bundle, out: Path, options: PrecisionOptions) -> None:
         )
     if out.resolve() == source.path.resolve():
         raise UsageError(f"--out {out} is the bundle that is converted; choose another folder")
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / MANIFEST).is_file())):
-        raise UserError(f"{out} exists and is not a bundle; choose another --out, or remove it")
+    check_replaceable(out)
 
 
 def _samples(source: Bundle, options: PrecisionOptions, watch: Watch) -> Samples:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -22,9 +20,9 @@ from sttrack_deploy.evaluation.sequence import Sequence, usable_truth
 from sttrack_deploy.evaluation.sequence_run import SequenceRun
 from sttrack_deploy.export.precision.options import Watch
 from sttrack_deploy.geometry import Box
-from sttrack_deploy.runtime.demo import DemoClip
 from sttrack_deploy.runtime.tracker import Tracker, TrackResult
 from sttrack_deploy.verification.agreement import GATES, Agreement, Verdict, agree, judge
+from sttrack_deploy.verification.closed_loop import demo_sequence
 
 __all__ = ["DEMO", "GateData", "Gated", "Tick", "gate", "gate_data", "track"]
 
@@ -57,15 +55,8 @@ def gate_data(folders: Seq[Path]) -> Iterator[GateData]:
         name = " + ".join(folder.resolve().name for folder in folders)
         yield GateData(name, tuple(sequence for folder in folders for sequence in read_folder(folder)))
         return
-    with tempfile.TemporaryDirectory(prefix="sttrack-demo-") as temporary:
-        demo = DemoClip()
-        frames = Path(temporary) / "demo"
-        frames.mkdir()
-        for frame in demo.frames():
-            cv2.imwrite(
-                str(frames / f"{frame.number:04d}.png"), frame.image, [cv2.IMWRITE_PNG_COMPRESSION, 1]
-            )
-        yield GateData(DEMO, (Sequence("demo", frames, np.array(demo.truth, np.float64)),))
+    with demo_sequence() as sequence:
+        yield GateData(DEMO, (sequence,))
 
 
 def track(
