@@ -16,12 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 from sttrack_deploy.bundle import open_bundle
-from sttrack_deploy.cli.common import bundle_option, command, json_option, say, threads_option
+from sttrack_deploy.cli.bar import progress_bar
+from sttrack_deploy.cli.common import bundle_option, command, emit_json, json_option, say, threads_option
 from sttrack_deploy.cli.data import data_options, dataset_title, load_sequences
-from sttrack_deploy.cli.evaluate_outcome import emit_json, report_document, show
-from sttrack_deploy.cli.tracker_evaluation import Evaluation, evaluate_tracker, exit_by
-from sttrack_deploy.engines.base import Engine, EngineState, Prediction
-from sttrack_deploy.engines.registry import create_engine
+from sttrack_deploy.cli.evaluate_output import exit_by, show
+from sttrack_deploy.engines.base import Arrays, Engine, EngineState, Prediction
+from sttrack_deploy.engines.registry import load_engine
+from sttrack_deploy.evaluation.evaluation import Evaluation, evaluate_tracker, report_document
 from sttrack_deploy.evaluation.protocols import DEFAULT_PROTOCOL
 from sttrack_deploy.runtime.tracker import Tracker
 
@@ -54,6 +55,12 @@ class ForgetfulEngine:
         prediction, after = self.inner.step(search, mask, state)
         return prediction, {**after, **self.initial}
 
+    def export_state(self, state: EngineState) -> Arrays:
+        return self.inner.export_state(state)
+
+    def import_state(self, arrays: Arrays) -> EngineState:
+        return self.inner.import_state(arrays)
+
     def describe(self) -> dict[str, str]:
         return {**self.inner.describe(), "forgotten": ", ".join(self.forgotten)}
 
@@ -76,13 +83,14 @@ def main(
     """Measure a bundle without its temporal query, without its memory, and without both."""
     chosen, title = load_sequences(dataset, data, sequences, partial), dataset_title(dataset, data)
     opened = open_bundle(bundle)
-    engine = create_engine("onnxruntime", opened, threads)
+    engine = load_engine("onnxruntime", opened, threads)
     evaluations = []
     for name, forgotten in VARIANTS.items():
         tracker = Tracker(opened, ForgetfulEngine(engine, forgotten))
         facts = {"search_sha256": opened.manifest.search.sha256, "forgotten": list(forgotten)}
         evaluation = Evaluation(name, title, chosen, (DEFAULT_PROTOCOL,), facts)
-        evaluations.append(evaluate_tracker(lambda tracker=tracker: tracker, evaluation))  # type: ignore[misc]
+        with progress_bar() as evaluation.progress:
+            evaluations.append(evaluate_tracker(lambda tracker=tracker: tracker, evaluation))  # type: ignore[misc]
         if evaluation.interrupted:
             break
     show(evaluations)

@@ -1,49 +1,38 @@
-#!/usr/bin/env python
-"""OpenCV's trackers (KCF, CSRT, NanoTrack v2) beside the shipped bundle, timed as sttrack-bench times engines.
+"""Other trackers beside bundles, timed as sttrack-bench times engines: each in its own process, taking turns.
 
-The trackers need an environment of their own, see peers.py; there is no PyTorch in it. PyTorch eager and
-torch.compile are engines of sttrack-bench itself: sttrack-bench --engine torch --engine torch-compile.
+Run from the repository's root::
 
-    python benchmarks/speed_peers.py --nanotrack DIR --json speed.json
+    python -m benchmarks.speed_peers export/sttrack-nano --peers DIR --engines onnxruntime,openvino
 
-OpenCV's trackers do not tell their stages apart: all of ``update`` counts as "search".
+Other trackers do not tell their stages apart: all of ``update`` counts as "search". Medians over rounds are shown,
+and each time over that of the first bundle.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import click
-from peers import NANOTRACK_FILES, OpenCVTracker, identity, peers
 
-from sttrack_deploy.cli.bench import baseline_of, clip_of, engine_subjects, measure
-from sttrack_deploy.cli.bench_outcome import show, write_plot
-from sttrack_deploy.cli.candidates import candidate_options, chosen_bundles, chosen_engines
-from sttrack_deploy.cli.common import command, json_option, say
-from sttrack_deploy.cli.evaluate_outcome import emit_json
-from sttrack_deploy.errors import UserError
-from sttrack_deploy.verification.bench_document import bench_document
-from sttrack_deploy.verification.bench_run import BenchPlan
-from sttrack_deploy.verification.bench_worker import Subject
-
-
-@dataclass(frozen=True)
-class PeerMaker:
-    """Makes one of OpenCV's trackers in a worker process."""
-
-    name: str
-    nanotrack: Path | None
-
-    def __call__(self) -> OpenCVTracker:
-        return OpenCVTracker(peers(self.nanotrack)[self.name])
+from benchmarks.peer_trackers import available
+from sttrack_deploy.cli.bar import progress_bar
+from sttrack_deploy.cli.bench import show, write_plot
+from sttrack_deploy.cli.bundle_choice import chosen_bundles, chosen_engines, subject_options
+from sttrack_deploy.cli.common import FOLDER, command, emit_json, json_option, say
+from sttrack_deploy.verification.benchmark.report import bench_document
+from sttrack_deploy.verification.benchmark.run import (
+    BenchPlan,
+    baseline_of,
+    clip_of,
+    engine_subjects,
+    run_bench,
+)
+from sttrack_deploy.verification.benchmark.worker import Subject
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@candidate_options
-@click.option(
-    "--nanotrack", type=click.Path(path_type=Path), help=f"Folder of {' and '.join(NANOTRACK_FILES)}."
-)
+@subject_options
+@click.option("--peers", type=FOLDER, help="Folder of the networks; without it OpenCV's trackers alone.")
 @click.option("--trackers", metavar="A,B", help="Only these, by name.  [default: all]")
 @click.option("--source", type=click.Path(path_type=Path), help="Video.  [default: the demo clip]")
 @click.option("--init-box", metavar="X,Y,W,H", help="Target on its first frame.")
@@ -59,7 +48,7 @@ def main(
     engines: tuple[str, ...],
     engine_list: str | None,
     precisions: str | None,
-    nanotrack: Path | None,
+    peers: Path | None,
     trackers: str | None,
     source: Path | None,
     init_box: str | None,
@@ -70,25 +59,21 @@ def main(
     json_path: Path | None,
     plot: Path | None,
 ) -> None:
-    """Time OpenCV's trackers and bundles on the same frames, taking turns."""
-    names = list(peers(nanotrack)) if trackers is None else [name.strip() for name in trackers.split(",")]
-    if unknown := [name for name in names if name not in peers(nanotrack)]:
-        raise UserError(f"there is no tracker {unknown[0]!r}; there are {', '.join(peers(nanotrack))}")
+    """Time other trackers and bundles on the same frames, taking turns."""
+    makers = available(peers, trackers, threads)
     subjects = engine_subjects(
         chosen_bundles(bundles, precisions), chosen_engines(engines, engine_list), threads
     )
-    subjects += [
-        Subject(name, PeerMaker(name, nanotrack), {"engine": name, **identity(name, nanotrack)})
-        for name in names
-    ]
+    subjects += [Subject(maker.name, maker, {"engine": maker.name, **maker.identity()}) for maker in makers]
     with clip_of(source, init_box, frames) as (clip, title):
         plan = BenchPlan(clip, rounds, threads, (), steps=1, long=0, seed=seed)
-        result = measure(subjects, plan)
+        with progress_bar(refresh=1.0) as bar:  # what is measured is not disturbed
+            result = run_bench(subjects, plan, bar)
     base = baseline_of(result, subjects[0].label)
     show(result, base, title)
     emit_json(bench_document(result, base, title), json_path)
     write_plot(result, base, title, plot)
-    say("next, how well they track: python benchmarks/peers.py --data DIR")
+    say("next, how well they track: python -m benchmarks.peers --data DIR --peers DIR")
 
 
 if __name__ == "__main__":

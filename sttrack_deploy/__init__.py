@@ -6,16 +6,39 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sttrack_deploy.bundle import Bundle, open_bundle
+    from sttrack_deploy.evaluation.evaluation import evaluate
+    from sttrack_deploy.export.exporter import export_bundle
+    from sttrack_deploy.export.precision.convert import convert_bundle
+    from sttrack_deploy.runtime.multi_tracker import MultiTracker
+    from sttrack_deploy.runtime.track import TrackedFrame, track
     from sttrack_deploy.runtime.tracker import Tracker, TrackResult
 
 __version__ = "0.1.0"
-__all__ = ["Bundle", "TrackResult", "Tracker", "__version__", "open_bundle"]
+__all__ = [
+    "Bundle",
+    "MultiTracker",
+    "TrackResult",
+    "TrackedFrame",
+    "Tracker",
+    "__version__",
+    "convert_bundle",
+    "evaluate",
+    "export_bundle",
+    "open_bundle",
+    "track",
+]
 
 _HOMES = {
-    "Bundle": "sttrack_deploy.bundle",
-    "open_bundle": "sttrack_deploy.bundle",
-    "Tracker": "sttrack_deploy.runtime.tracker",
-    "TrackResult": "sttrack_deploy.runtime.tracker",
+    "Bundle": "bundle",
+    "MultiTracker": "runtime.multi_tracker",
+    "TrackResult": "runtime.tracker",
+    "TrackedFrame": "runtime.track",
+    "Tracker": "runtime.tracker",
+    "convert_bundle": "export.precision.convert",
+    "evaluate": "evaluation.evaluation",
+    "export_bundle": "export.exporter",
+    "open_bundle": "bundle",
+    "track": "runtime.track",
 }
 
 
@@ -24,5 +47,9 @@ def __getattr__(name: str) -> Any:
     if name in _HOMES:
         import importlib
 
-        return getattr(importlib.import_module(_HOMES[name]), name)
+        return getattr(importlib.import_module(f"sttrack_deploy.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'sttrack_deploy' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

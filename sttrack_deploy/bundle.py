@@ -1,25 +1,42 @@
-"""The bundle: the folder that an export writes and everything else reads.
-
-``manifest.json`` holds every fact that the runtime needs; no setting is repeated in code. Reading one
-needs neither torch nor onnx.
-"""
+"""The bundle: the folder that an export writes and everything else reads."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import shlex
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sttrack_deploy.errors import UserError
 from sttrack_deploy.files import sha256_of
+from sttrack_deploy.manifest import (
+    BOX,
+    CONFIDENCE,
+    LAYOUT_OF,
+    MANIFEST,
+    SCHEMA,
+    SEARCH_IMAGE,
+    SEARCH_MASK,
+    TEMPLATE_IMAGE,
+    TEMPLATE_MASK,
+    CropSpec,
+    GraphSpec,
+    LayoutSpec,
+    Manifest,
+    StateSpec,
+    TensorSpec,
+    TrackingPolicy,
+    plain_name,
+    show_port,
+)
+from sttrack_deploy.onnx_header import read_onnx_header
+from sttrack_deploy.records import read_text, show
 
 __all__ = [
     "BOX",
     "CONFIDENCE",
     "MANIFEST",
+    "NO_CHANGES",
     "SCHEMA",
     "SEARCH_IMAGE",
     "SEARCH_MASK",
@@ -28,210 +45,93 @@ __all__ = [
     "Bundle",
     "CropSpec",
     "GraphSpec",
+    "LayoutSpec",
     "Manifest",
+    "PolicyChanges",
     "StateSpec",
     "TensorSpec",
     "TrackingPolicy",
     "check_replaceable",
     "default_bundle_path",
     "open_bundle",
+    "plain_name",
     "shipped_bundle_path",
 ]
 
-SCHEMA = 1
-MANIFEST = "manifest.json"
-SHIPPED = ("sttrack-nano", "sttrack-nano-int8")
+
+@dataclass(frozen=True, slots=True)
+class PolicyChanges:
+    """What the user chose of a :class:`TrackingPolicy`; ``None`` keeps what the bundle says."""
+
+    lost_below: float | None = None
+    recovery: bool | None = None
+    max_growth: float | None = None
+    jump_penalty: float | None = None
+    change_penalty: float | None = None
+    size_smoothing: float | None = None
+    reliable_above: float | None = None
+    frame_after: int | None = None
+
+    def options(self) -> dict[str, float | bool]:
+        """What was chosen, by the policy's names."""
+        return {
+            spec.name: value
+            for spec in dataclasses.fields(self)
+            if (value := getattr(self, spec.name)) is not None
+        }
+
+
+NO_CHANGES = PolicyChanges()
+
+SHIPPED = ("sttrack-nano",)
 """Names of the bundles that come with the package; the first is the default."""
-
-# Names of the graphs' fixed inputs and outputs; all others are state.
-TEMPLATE_IMAGE, TEMPLATE_MASK = "template_image", "template_mask"
-SEARCH_IMAGE, SEARCH_MASK = "search_image", "search_mask"
-BOX, CONFIDENCE = "box", "confidence"
-
-
-@dataclass(frozen=True, slots=True)
-class TensorSpec:
-    """A graph's input or output; ``shape`` holds ``"batch"`` where the axis is dynamic."""
-
-    name: str
-    dtype: str
-    shape: tuple[int | str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class GraphSpec:
-    """An ONNX file of the bundle, its hash and its interface."""
-
-    file: str
-    sha256: str
-    bytes: int
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class StateSpec:
-    """One state tensor.
-
-    Attributes:
-        name: what it is.
-        initial: output of the template graph that holds its first value.
-        input: input of the search graph that takes it.
-        output: output of the search graph with its next value; ``None`` if it never changes.
-    """
-
-    name: str
-    initial: str
-    input: str
-    output: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class CropSpec:
-    """How crops are cut; factors are the crop's side over ``sqrt(w * h)`` of the box, sizes in pixels.
-
-    Attributes:
-        search_grid: search crops lie on a grid of this part of their side, and boxes are mapped back through the crop
-            as it was cut (``geometry.snapped_window``); 0: the published law (``geometry.crop_window``).
-        search_scale_step: step of the sides of such crops; 0: any whole number of pixels.
-    """
-
-    template_size: int
-    template_factor: float
-    search_size: int
-    search_factor: float
-    stride: int
-    search_grid: float = 0.0
-    search_scale_step: float = 0.0
-
-    @property
-    def snapped(self) -> bool:
-        """Whether search crops lie on a grid."""
-        return self.search_grid > 0
-
-
-@dataclass(frozen=True, slots=True)
-class TrackingPolicy:
-    """What the runtime does with the confidence; every field can be overridden by the user.
-
-    Attributes:
-        lost_below: a frame whose confidence is lower counts as lost.
-        found_above: a lost target is found again at this confidence.
-        recovery: while lost, keep the last good box as the centre and grow the search region.
-        growth: factor by which the search region's side grows with each lost frame.
-        max_growth: the growth stops here.
-    """
-
-    lost_below: float = 0.25
-    found_above: float = 0.35
-    recovery: bool = False
-    growth: float = 1.05
-    max_growth: float = 2.0
-
-    def override(self, lost_below: float | None, recovery: bool | None) -> TrackingPolicy:
-        """A copy with what the user chose; ``None`` keeps what is there.
-
-        A lost target is believed again a little above ``lost_below``, so that the answer does not flicker.
-        """
-        policy = self
-        if lost_below is not None:
-            found_above = min(1.0, lost_below + self.found_above - self.lost_below)
-            policy = dataclasses.replace(policy, lost_below=lost_below, found_above=found_above)
-        return policy if recovery is None else dataclasses.replace(policy, recovery=recovery)
-
-
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """Everything known about a bundle; see the fields' own types.
-
-    Attributes:
-        model: the network's configuration (:class:`sttrack_deploy.models.config.ModelConfig` as a dict).
-        batch: number of targets for each call, or ``"dynamic"``.
-        precision: name and recipe of the numeric precision.
-        weights: file and hash of the weights the graphs were made from (what the torch engine runs).
-        checkpoint: name and hash of the file that was exported.
-        validation: parity that was measured at export.
-        accuracy: measured accuracy, empty if none was.
-        tools: versions of the packages that made it.
-    """
-
-    name: str
-    crop: CropSpec
-    template: GraphSpec
-    search: GraphSpec
-    state: tuple[StateSpec, ...]
-    model: Mapping[str, Any]
-    batch: int | str
-    opset: int
-    tracking: TrackingPolicy = field(default_factory=TrackingPolicy)
-    precision: Mapping[str, Any] = field(default_factory=lambda: {"name": "fp32"})
-    weights: Mapping[str, str] = field(default_factory=dict)
-    checkpoint: Mapping[str, str] = field(default_factory=dict)
-    validation: Mapping[str, Any] = field(default_factory=dict)
-    accuracy: Mapping[str, Any] = field(default_factory=dict)
-    tools: Mapping[str, str] = field(default_factory=dict)
-    license: str = "Apache-2.0"
-    schema: int = SCHEMA
-
-    @property
-    def smallest_batch(self) -> int:
-        """Targets that a call must hold at least: the fixed batch, or 1."""
-        return self.batch if isinstance(self.batch, int) else 1
-
-    def to_json(self) -> str:
-        """Indented JSON with a final newline, keys sorted."""
-        return json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True) + "\n"
-
-    @classmethod
-    def from_json(cls, text: str, where: str) -> Manifest:
-        """The reverse of :meth:`to_json`; ``where`` names the file in errors.
-
-        Raises:
-            UserError: not JSON, another schema, or a field is missing or malformed.
-        """
-        try:
-            data = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{where} is not valid JSON ({error}); export the bundle again") from error
-        schema = data.get("schema") if isinstance(data, dict) else None
-        if schema != SCHEMA:
-            mend = (
-                "upgrade sttrack-deploy (pip install -U sttrack-deploy)"
-                if isinstance(schema, int) and schema > SCHEMA
-                else "export the bundle again with sttrack-export"
-            )
-            raise UserError(f"{where} has schema {schema!r}; this version reads schema {SCHEMA}: {mend}")
-        try:
-            return cls(
-                **{
-                    **data,
-                    "crop": CropSpec(**data["crop"]),
-                    "template": _graph(data["template"]),
-                    "search": _graph(data["search"]),
-                    "state": tuple(StateSpec(**s) for s in data["state"]),
-                    "tracking": TrackingPolicy(**data["tracking"]),
-                }
-            )
-        except (KeyError, TypeError, AttributeError) as error:
-            raise UserError(
-                f"{where} is not a bundle's manifest ({error}); export the bundle again"
-            ) from error
+BESIDE = ("README.md", "sensitivity.json", "sensitivity.png")
+"""Further files of our own in a bundle's folder."""
+COMPUTE_BF16 = ("openvino", "openvino-bf16", "torch")
+"""Engines that take a bf16 bundle: its graphs are FP32's, and the engine rounds. (torch is the FP32 reference.)"""
 
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """An opened bundle: its folder and its manifest."""
+    """An opened bundle: its folder and its manifest.
+
+    Attributes:
+        layout: of the graphs that :attr:`template` and :attr:`search` give; empty: the main ones.
+    """
 
     path: Path
     manifest: Manifest
+    layout: str = ""
+
+    @property
+    def template(self) -> GraphSpec:
+        return self.manifest.layouts[self.layout].template if self.layout else self.manifest.template
+
+    @property
+    def search(self) -> GraphSpec:
+        return self.manifest.layouts[self.layout].search if self.layout else self.manifest.search
 
     @property
     def template_path(self) -> Path:
-        return self.path / self.manifest.template.file
+        return self.path / self.template.file
 
     @property
     def search_path(self) -> Path:
-        return self.path / self.manifest.search.file
+        return self.path / self.search.file
+
+    def for_engine(self, engine: str) -> Bundle:
+        """The same bundle with the graphs that an engine of this name runs.
+
+        Raises:
+            UserError: the engine cannot compute in the bundle's precision.
+        """
+        if self.manifest.precision.get("name") == "bf16" and engine not in COMPUTE_BF16:
+            raise UserError(
+                f"the bundle {self.path} is bf16, which the engine '{engine}' does not compute in: "
+                "use --engine openvino, or the fp32 bundle"
+            )
+        layout = LAYOUT_OF.get(engine, "")
+        return dataclasses.replace(self, layout=layout if layout in self.manifest.layouts else "")
 
     @property
     def weights_path(self) -> Path:
@@ -255,33 +155,44 @@ def open_bundle(path: Path | None = None, *, verify: bool = True) -> Bundle:
     manifest_path = path / MANIFEST
     if not manifest_path.is_file():
         what = "is not a folder" if not path.is_dir() else f"has no {MANIFEST}"
-        raise UserError(f"{path} is not a bundle: it {what}; make one with sttrack-export --out {path}")
-    try:
-        text = manifest_path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {manifest_path}: {error}") from error
-    bundle = Bundle(path, Manifest.from_json(text, str(manifest_path)))
-    files = {graph.file: graph.sha256 for graph in (bundle.manifest.template, bundle.manifest.search)}
-    for file, expected in files.items():
-        if not (path / file).is_file():
-            raise UserError(f"the bundle {path} lacks {file}; copy the whole folder, or export it again")
-        if verify and (actual := sha256_of(path / file)) != expected:
+        raise UserError(
+            f"{path} is not a bundle: it {what}; make one with sttrack-export --out {shlex.quote(str(path))}"
+        )
+    bundle = Bundle(path, Manifest.from_json(read_text(manifest_path, "the manifest"), str(manifest_path)))
+    for graph in bundle.manifest.graphs:
+        file = path / graph.file
+        if not file.is_file():
             raise UserError(
-                f"{path / file} was altered: its SHA-256 is {actual[:12]}…, "
-                f"the manifest says {expected[:12]}…; "
-                "copy the bundle again, or export it again"
+                f"the bundle {path} lacks {graph.file}; copy the whole folder, or export it again"
             )
+        if verify:
+            _check_graph(file, graph)
     return bundle
 
 
 def check_replaceable(out: Path) -> None:
-    """Whether a bundle may be written there: nothing, an empty folder or a bundle.
+    """Whether a bundle may be written there: nothing, an empty folder, or a bundle and nothing beside it.
 
     Raises:
-        UserError: something else, which would be lost.
+        UserError: something else is there, which would be lost.
     """
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / MANIFEST).is_file())):
-        raise UserError(f"{out} exists and is not a bundle; choose another --out, or remove it")
+    if not out.exists() and not out.is_symlink():
+        return
+    fix = "choose another --out, or remove it"
+    if not out.is_dir():
+        raise UserError(f"{out} exists and is not a folder; {fix}")
+    there = sorted(entry.name for entry in out.iterdir())
+    if not there:
+        return
+    try:
+        manifest = Manifest.from_json(read_text(out / MANIFEST, "the manifest"), MANIFEST)
+    except UserError as error:
+        raise UserError(f"{out} exists and is not a bundle; {fix} ({error})") from error
+    own = {MANIFEST, *(graph.file for graph in manifest.graphs), manifest.weights.get("file"), *BESIDE}
+    foreign = [name for name in there if name not in own or (out / name).is_dir()]
+    if foreign:
+        more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
+        raise UserError(f"{out} is a bundle, but {show(foreign[0])}{more} in it is not part of it; {fix}")
 
 
 def default_bundle_path() -> Path:
@@ -292,7 +203,7 @@ def default_bundle_path() -> Path:
 def shipped_bundle_path(name: str) -> Path:
     """The folder of a bundle that ships with the package.
 
-    In a checkout it lies on the shelf ``export/``; a wheel carries it inside the package.
+    In a checkout it lies in the folder ``export/``; a wheel carries it inside the package.
 
     Raises:
         UserError: it is not there.
@@ -306,9 +217,26 @@ def shipped_bundle_path(name: str) -> Path:
     )
 
 
-def _graph(data: Mapping[str, Any]) -> GraphSpec:
-    tensors = {
-        side: tuple(TensorSpec(t["name"], t["dtype"], tuple(t["shape"])) for t in data[side])
-        for side in ("inputs", "outputs")
-    }
-    return GraphSpec(data["file"], data["sha256"], data["bytes"], tensors["inputs"], tensors["outputs"])
+def _check_graph(path: Path, spec: GraphSpec) -> None:
+    """Raises UserError where a graph's file is not what the manifest says."""
+    if (actual := sha256_of(path)) != spec.sha256:
+        raise UserError(
+            f"{path} was altered: its SHA-256 is {actual[:12]}…, the manifest says {spec.sha256[:12]}…; "
+            "copy the bundle again, or export it again"
+        )
+    header = read_onnx_header(path)
+    if header.external:
+        raise UserError(
+            f"{path} keeps weights in another file, which no hash covers; export the bundle again"
+        )
+    for side, ports, expected in (
+        ("input", header.inputs, spec.inputs),
+        ("output", header.outputs, spec.outputs),
+    ):
+        told = {tensor.name: (tensor.dtype, tensor.shape) for tensor in expected}
+        for name in sorted({*ports, *told}):
+            if ports.get(name) != told.get(name):
+                raise UserError(
+                    f"{path} does not match its manifest: {side} '{name}' is {show_port(ports.get(name))} in the file, "
+                    f"{show_port(told.get(name))} in the manifest; export the bundle again"
+                )

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sttrack_deploy.bundle import CropSpec
-from sttrack_deploy.geometry import CropWindow, crop_window, snapped_window
+from sttrack_deploy.geometry import CropWindow, context_box, crop_window, snapped_window
 
 __all__ = ["Crop", "crop_patch", "cut_window", "search_crop", "template_crop"]
 
@@ -36,7 +36,7 @@ class Crop:
 
 
 def crop_patch(frame: UInt8Array, box: Sequence[float], factor: float, size: int, stride: int) -> Crop:
-    """Cut the square of ``factor`` times the box's mean side around ``box`` and resize it: the published law.
+    """Cut the square of ``factor`` times the box's mean side around ``box`` and resize it: the published rule.
 
     Args:
         frame: BGR uint8 ``(height, width, 3)``, as OpenCV gives it.
@@ -49,17 +49,22 @@ def crop_patch(frame: UInt8Array, box: Sequence[float], factor: float, size: int
 
 def template_crop(frame: UInt8Array, box: Sequence[float], spec: CropSpec) -> Crop:
     """The crop to start on; arguments as in :func:`crop_patch`."""
-    return crop_patch(frame, box, spec.template_factor, spec.template_size, spec.stride)
+    return crop_patch(frame, _measured(box, spec), spec.template_factor, spec.template_size, spec.stride)
 
 
 def search_crop(frame: UInt8Array, box: Sequence[float], spec: CropSpec, growth: float = 1.0) -> Crop:
     """The crop to look for a target in that was at ``box``; ``growth`` widens it."""
     factor = spec.search_factor * growth
     if spec.snapped:
-        window = snapped_window(box, factor, spec.search_grid, spec.search_scale_step)
+        window = snapped_window(_measured(box, spec), factor, spec.search_grid, spec.search_scale_step)
     else:
-        window = crop_window(box, factor)
+        window = crop_window(_measured(box, spec), factor)
     return cut_window(frame, window, spec.search_size, spec.stride)
+
+
+def _measured(box: Sequence[float], spec: CropSpec) -> Sequence[float]:
+    """What crops about a box are measured by."""
+    return context_box(box, spec.context) if spec.context > 0 else box
 
 
 def cut_window(frame: UInt8Array, window: CropWindow, size: int, stride: int) -> Crop:

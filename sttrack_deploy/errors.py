@@ -1,6 +1,6 @@
 """The two errors a user can meet.
 
-Everything that is the user's to mend (a missing file, a box outside the image, a missing package) is
+Everything that is the user's to fix (a missing file, a box outside the image, a missing package) is
 raised as :class:`UserError` with one line that says what happened, the value seen, what is allowed and
 what to type next. The command line turns it into that line and an exit code; anything else is a bug.
 """
@@ -11,13 +11,16 @@ __all__ = ["MissingDependencyError", "UsageError", "UserError"]
 
 
 class UserError(Exception):
-    """A failure the user can mend; ``str(error)`` is the one line to show. Exit code 1."""
+    """A failure the user can fix; ``str(error)`` is the one line to show. Exit code 1."""
 
     exit_code = 1
 
 
-class UsageError(UserError):
-    """The call itself is wrong (an impossible option, a malformed box). Exit code 2."""
+class UsageError(UserError, ValueError):
+    """The call itself is wrong (an impossible option, a malformed box). Exit code 2.
+
+    Also a :class:`ValueError`: that is what programs expect of a wrong argument.
+    """
 
     exit_code = 2
 

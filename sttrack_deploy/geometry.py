@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sttrack_deploy.errors import UsageError
+from sttrack_deploy.records import show
 
 __all__ = [
     "Box",
@@ -21,6 +22,7 @@ __all__ = [
     "box_from_crop",
     "box_from_window",
     "clip_box",
+    "context_box",
     "crop_window",
     "iou",
     "parse_box",
@@ -77,11 +79,27 @@ def crop_window(box: Sequence[float], factor: float) -> CropWindow:
     return CropWindow(round(x + 0.5 * w - side * 0.5), round(y + 0.5 * h - side * 0.5), side)
 
 
+def context_box(box: Sequence[float], context: float) -> Box:
+    """The square about the middle of ``box`` that crops are measured by when they count a margin in.
+
+    Its side is ``sqrt((w + p) (h + p))`` with ``p = context * (w + h)`` (SiamFC: context 0.5): long, thin targets get
+    more room than ``sqrt(w * h)`` gives them.
+
+    Raises:
+        UsageError: the box has no area.
+    """
+    x, y, w, h = box
+    _exact_side(box, 1.0)
+    margin = context * (w + h)
+    side = math.sqrt((w + margin) * (h + margin))
+    return x + 0.5 * (w - side), y + 0.5 * (h - side), side, side
+
+
 def snapped_window(box: Sequence[float], factor: float, grid: float, scale_step: float) -> CropWindow:
     """The square around ``box`` that :func:`crop_window` means, moved to the nearest place and size of a coarse grid.
 
     Trackers whose boxes differ a little still cut the very same crop, nearly always, and then find the same box
-    again: with :func:`box_from_window` rounding differences die out from frame to frame. In the published law
+    again: with :func:`box_from_window` rounding differences die out from frame to frame. In the published rule
     they never do (whole pixels, and a centre that is carried on unrounded).
 
     Args:
@@ -141,7 +159,13 @@ def box_from_crop(
 
 
 def clip_box(box: Sequence[float], height: int, width: int, margin: float = CLIP_MARGIN) -> Box:
-    """Keep at least ``margin`` pixels of the box inside the image and both sides at least ``margin``."""
+    """Keep at least ``margin`` pixels of the box inside the image and both sides at least ``margin``.
+
+    Raises:
+        ValueError: a value is NaN or infinite, which min and max would turn into a box in the corner.
+    """
+    if not all(math.isfinite(v) for v in box):
+        raise ValueError(f"the box {_show(box)} is not finite")
     x, y, w, h = box
     x2, y2 = x + w, y + h
     x1, y1 = min(max(0.0, x), width - margin), min(max(0.0, y), height - margin)
@@ -178,7 +202,13 @@ def parse_box(text: str) -> Box:
     except ValueError:
         values = []
     if len(values) != 4:
-        raise UsageError(f"a box is four numbers X,Y,W,H (for example 120,80,64,48), not {text!r}")
+        raise UsageError(f"a box is four numbers X,Y,W,H (for example 120,80,64,48), not {show(text)}")
+    if not all(math.isfinite(v) for v in values):
+        raise UsageError(f"the box {_show(values)} is not four finite numbers x,y,w,h")
+    if all(0 <= v <= 1 for v in values) and not all(v.is_integer() for v in values):
+        raise UsageError(
+            f"the box {text} is in fractions of the image: give X,Y,W,H in pixels, not fractions"
+        )
     return values[0], values[1], values[2], values[3]
 
 
@@ -190,7 +220,10 @@ def validate_box(box: Sequence[float], height: int, width: int) -> Box:
     Raises:
         UsageError: not four finite numbers, no area, or nothing (less than one pixel) inside the image.
     """
-    values = [float(v) for v in box]
+    try:
+        values = [float(v) for v in box]
+    except (TypeError, ValueError, OverflowError):
+        raise UsageError(f"a box is four numbers x,y,w,h in pixels, not {show(box)}") from None
     if len(values) != 4 or not all(math.isfinite(v) for v in values):
         raise UsageError(f"the box {_show(values)} is not four finite numbers x,y,w,h")
     x, y, w, h = values

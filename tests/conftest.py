@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from shared_folder import SHARED
 
 if TYPE_CHECKING:
     from sttrack_deploy.bundle import Bundle
@@ -19,11 +20,9 @@ if TYPE_CHECKING:
 os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
-# Engines that tests build and caches that they fill must not lie on the shelf of whoever runs them.
+# Engines that tests build and caches that they fill must not lie in the engine cache of whoever runs them.
 os.environ["STTRACK_ENGINES"] = tempfile.mkdtemp(prefix="sttrack-test-engines-")
 atexit.register(shutil.rmtree, os.environ["STTRACK_ENGINES"], ignore_errors=True)
-
-SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
 @pytest.fixture(autouse=True)

@@ -12,6 +12,7 @@ from sttrack_deploy.geometry import (
     box_from_crop,
     box_from_window,
     clip_box,
+    context_box,
     crop_window,
     iou,
     parse_box,
@@ -203,3 +204,45 @@ def test_validate_box_refuses(box: tuple[float, ...], message: str) -> None:
 )
 def test_validate_box_cuts_to_the_image(box: tuple[float, ...], expected: tuple[float, ...]) -> None:
     assert validate_box(box, 96, 160) == expected
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_clip_box_refuses_what_is_no_number(value: float) -> None:
+    for place in range(4):
+        box = [10.0, 10.0, 20.0, 20.0]
+        box[place] = value
+        with pytest.raises(ValueError, match="is not finite"):
+            clip_box(box, 100, 100)
+
+
+@pytest.mark.parametrize("text", ["0.2,0.1,0.5,0.5", "0,0,0.5,1", "1,1,.5,.5"])
+def test_fractions_are_told_so(text: str) -> None:
+    with pytest.raises(UsageError, match="in pixels, not fractions"):
+        parse_box(text)
+
+
+@pytest.mark.parametrize(
+    "box", [None, 3, "abcd", ["a", 1, 2, 3], [[1, 2], [3, 4]], [1, 2, 3], [None] * 4, [10**400] * 4]
+)
+def test_what_is_no_box_is_told_in_one_line(box: object) -> None:
+    with pytest.raises(UsageError) as caught:
+        validate_box(box, 100, 100)  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["nan,1,2,3", "1,2,inf,3", "1e400,1,2,3"])
+def test_a_box_of_no_numbers(text: str) -> None:
+    with pytest.raises(UsageError, match="four finite numbers"):
+        parse_box(text)
+
+
+def test_context_gives_thin_targets_more_room_and_keeps_the_middle() -> None:
+    assert context_box((10, 20, 40, 40), 0.5) == (-10, 0, 80, 80)
+    thin, square = (0.0, 0.0, 90.0, 10.0), (30.0, -10.0, 30.0, 30.0)  # of the same area and middle
+    x, y, w, h = context_box(thin, 0.5)
+    assert (x + w / 2, y + h / 2) == pytest.approx((45, 5))
+    assert w == h > context_box(square, 0.5)[2]
+    # Without context a box is measured by its area: the window is the published one.
+    assert crop_window(context_box(thin, 0.0), 4.0) == crop_window(thin, 4.0)
+    with pytest.raises(UsageError, match="no area"):
+        context_box((1, 2, 0, 5), 0.5)

@@ -42,7 +42,8 @@ def runtime_modules() -> list[str]:
             PACKAGE / "cli" / name
             for name in (
                 "run.py",
-                "run_summary.py",
+                "run_one.py",
+                "run_list.py",
                 "evaluate.py",
                 "doctor.py",
                 "common.py",
@@ -52,13 +53,15 @@ def runtime_modules() -> list[str]:
         ),
         PACKAGE / "geometry.py",
         *PACKAGE.glob("runtime/*.py"),
+        *PACKAGE.glob("video/*.py"),
         *PACKAGE.glob("evaluation/**/*.py"),
         *PACKAGE.glob("calib/*.py"),
+        *PACKAGE.glob("sequences/**/*.py"),
         # The adapters of CUDA need its packages.
         *(
             file
             for file in PACKAGE.glob("engines/**/*.py")
-            if file.stem not in ("torch_engine", "cuda_python", "pycuda_adapter")
+            if file.parent.name != "torch" and file.stem not in ("cuda_python", "pycuda_adapter")
         ),
     ]
     names = (".".join(file.relative_to(ROOT).with_suffix("").parts) for file in files)
@@ -75,7 +78,7 @@ def python(code: str, *arguments: object, cwd: Path) -> subprocess.CompletedProc
 
 def test_the_runtime_imports_nothing_of_training_and_export(tmp_path: Path) -> None:
     modules = runtime_modules()
-    assert "sttrack_deploy.engines.onnxruntime_engine" in modules
+    assert "sttrack_deploy.engines.onnxruntime.engine" in modules
     imports = "\n".join(f"import {name}" for name in modules)
     lazy = "from sttrack_deploy import Bundle, TrackResult, Tracker, open_bundle"
     done = python(f"{GUARD}\n{imports}\n{lazy}", cwd=tmp_path)
@@ -83,7 +86,7 @@ def test_the_runtime_imports_nothing_of_training_and_export(tmp_path: Path) -> N
 
 
 def test_the_guard_works(tmp_path: Path) -> None:
-    done = python(f"{GUARD}\nimport sttrack_deploy.engines.torch_engine", cwd=tmp_path)
+    done = python(f"{GUARD}\nimport sttrack_deploy.engines.torch.engine", cwd=tmp_path)
     assert "the runtime imported torch" in done.stderr
 
 

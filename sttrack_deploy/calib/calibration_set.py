@@ -145,7 +145,8 @@ def open_calibration(path: Path, bundle: Bundle | None, *, verify: bool = True) 
     if not file.is_file():
         problem = "does not exist" if not path.exists() else f"has no {MANIFEST}"
         raise UserError(
-            f"{path} is not a calibration set: it {problem}; record one: sttrack-calibrate VIDEOS --out {path}"
+            f"{path} is not a calibration set: it {problem}; "
+            f"record one: sttrack-calibrate VIDEOS --out {shlex.quote(str(path))}"
         )
     try:
         data = file.read_bytes()

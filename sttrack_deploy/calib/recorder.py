@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,24 +28,23 @@ from sttrack_deploy.calib.calibration_manifest import (
 )
 from sttrack_deploy.calib.calibration_set import CalibrationSet, Feeds, open_calibration
 from sttrack_deploy.calib.followed_run import FollowedRun
-from sttrack_deploy.calib.listening_engine import ListeningEngine
 from sttrack_deploy.calib.sample_choice import Candidates, band_counts, choose, confidence_edges
 from sttrack_deploy.calib.set_writer import SetWriter
 from sttrack_deploy.calib.sources import boxes_hash, source_hash
 from sttrack_deploy.calib.track_plan import SCAN_PER_SAMPLE, PlannedTrack, pick_sequences, plan_tracks
 from sttrack_deploy.calib.tracking_pass import track_sequence
 from sttrack_deploy.engines.base import Engine
+from sttrack_deploy.engines.recording import RecordingEngine
 from sttrack_deploy.errors import UserError
 from sttrack_deploy.evaluation.runner import SingleTargetTracker
-from sttrack_deploy.evaluation.sequence import Sequence as AnnotatedSequence
-from sttrack_deploy.evaluation.sequence_run import SequenceRun
 from sttrack_deploy.files import atomic_directory
+from sttrack_deploy.progress import SILENT, Progress
 from sttrack_deploy.runtime.tracker import Tracker
+from sttrack_deploy.sequences.sequence import VideoSequence
+from sttrack_deploy.sequences.track_run import TrackRun
 
 __all__ = ["Progress", "Recording", "check_output", "estimated_bytes", "record"]
 
-Progress = Callable[[str, int, int], None]
-"""Told the pass (``"tracking"``, ``"recording"``), how many steps it has in all, and how many more are done."""
 
 SPARE_BYTES = 64 << 20
 """What is left free on the disk."""
@@ -69,22 +68,22 @@ class Recording:
     seed: int
     policy: TrackingPolicy
     command: str
-    runs: Mapping[str, SequenceRun] = field(default_factory=dict)
+    runs: Mapping[str, TrackRun] = field(default_factory=dict)
 
 
 def record(
     bundle: Bundle,
     engine: Engine,
-    sequences: Sequence[AnnotatedSequence],
+    sequences: Sequence[VideoSequence],
     recording: Recording,
     out: Path,
-    progress: Progress = lambda *_: None,
+    progress: Progress = SILENT,
 ) -> CalibrationSet:
     """Record a set; a set that was at ``out`` is replaced when the new one is complete.
 
     Raises:
         UserError: a video cannot be read, nothing could be tracked, the disk is full, or ``out`` is something else.
-        UsageError: the engine hides its state, or the box given lies outside the image.
+        UsageError: the box given lies outside the image.
     """
     check_output(out)
     _check_space(out, bundle, recording, len(sequences))
@@ -119,12 +118,12 @@ class _Run:
         self,
         bundle: Bundle,
         engine: Engine,
-        sequences: Sequence[AnnotatedSequence],
+        sequences: Sequence[VideoSequence],
         recording: Recording,
         progress: Progress,
     ) -> None:
         self._bundle = bundle
-        self._tap = ListeningEngine(engine, bundle)
+        self._tap = RecordingEngine(engine, enabled=False)
         self._recording = recording
         self._progress = progress
         random = np.random.default_rng((recording.seed, 0))
@@ -138,7 +137,7 @@ class _Run:
             UserError: nothing could be tracked.
         """
         rows: list[tuple[int, int, int, int, float, bool]] = []
-        total = sum(plan.steps for plan in self._plans)
+        self._progress.stage("tracking", sum(plan.steps for plan in self._plans))
         for index, sequence in enumerate(self._sequences):
             tracks = self._tracks_of(index)
             plans = [self._plans[track] for track in tracks]
@@ -146,7 +145,7 @@ class _Run:
                 if step.result is not None:
                     track, confidence = tracks[step.track], step.result.confidence
                     rows.append((index, track, step.frame, step.number, confidence, self._tap.padded))
-                    self._progress("tracking", total, 1)
+                    self._progress.advance()
         if not rows:
             raise UserError(
                 f"nothing could be tracked in {len(self._sequences)} sequence(s): no box lies inside its image; "
@@ -180,6 +179,7 @@ class _Run:
             for number, row in enumerate(chosen)
         }
         writer = SetWriter(folder)
+        self._progress.stage("recording", len(numbers))
         for index, sequence in enumerate(self._sequences):
             self._write_sequence(writer, index, sequence, numbers)
         if len(writer.samples) != len(chosen):
@@ -193,7 +193,7 @@ class _Run:
         self,
         writer: SetWriter,
         index: int,
-        sequence: AnnotatedSequence,
+        sequence: VideoSequence,
         numbers: Mapping[tuple[int, int], int],
     ) -> None:
         last = {track: frame for track, frame in sorted(numbers) if self._plans[track].sequence == index}
@@ -207,16 +207,19 @@ class _Run:
         templates: dict[int, tuple[Feeds, int]] = {}
 
         def listen(track: int, frame: int) -> None:
-            self._tap.listening = (tracks[track], frame) in numbers
+            self._tap.enabled = (tracks[track], frame) in numbers
 
         for step in track_sequence(sequence, plans, self._tracker, listen):
             track = tracks[step.track]
             if step.result is None:
-                templates[track] = self._tap.template, step.frame
-            elif self._tap.listening:
+                assert self._tap.start is not None
+                templates[track] = self._tap.start.inputs(), step.frame
+            elif self._tap.enabled:
+                assert self._tap.last is not None
                 template = writer.template(track, *templates[track], sequence.name)
-                writer.sample(numbers[track, step.frame], self._tap.search, template, sequence.name, step)
-                self._progress("recording", len(numbers), 1)
+                inputs = self._tap.last.inputs(self._bundle.manifest.state)
+                writer.sample(numbers[track, step.frame], inputs, template, sequence.name, step)
+                self._progress.advance()
 
     def _with_first(
         self, index: int, tracks: list[int], plans: list[PlannedTrack]

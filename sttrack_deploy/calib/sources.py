@@ -7,17 +7,17 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from sttrack_deploy.errors import UsageError, UserError
-from sttrack_deploy.evaluation.datasets.annotations import parse_box, read_lines
 from sttrack_deploy.evaluation.results import find_results, read_run
-from sttrack_deploy.evaluation.sequence import VIDEO_SUFFIXES, image_files, usable_truth
-from sttrack_deploy.evaluation.sequence import Sequence as AnnotatedSequence
-from sttrack_deploy.evaluation.sequence_run import SequenceRun
 from sttrack_deploy.files import sha256_of
 from sttrack_deploy.geometry import Box
+from sttrack_deploy.sequences.datasets.annotations import parse_box, read_lines
+from sttrack_deploy.sequences.sequence import VIDEO_SUFFIXES, VideoSequence, usable_truth
+from sttrack_deploy.sequences.track_run import TrackRun
+from sttrack_deploy.video.image_folder import image_files
+from sttrack_deploy.video.reader import open_video
 
 __all__ = ["boxes_hash", "evaluated", "one_video", "read_annotated_videos", "source_hash"]
 
@@ -25,7 +25,7 @@ _TARGET = re.compile(r"(?P<video>.+)__track\w+")
 """Texts of a video with several targets: ``<video>__track1.txt``."""
 
 
-def read_annotated_videos(folder: Path) -> list[AnnotatedSequence]:
+def read_annotated_videos(folder: Path) -> list[VideoSequence]:
     """The targets annotated in a folder, sorted by name; no frame is decoded.
 
     A target is ``<name>.txt``, or ``<name>__track1.txt`` and so on for several in one video, beside a video
@@ -56,7 +56,7 @@ def read_annotated_videos(folder: Path) -> list[AnnotatedSequence]:
         rows = [parse_box(line, f"{text}, line {n}") for n, line in enumerate(read_lines(text), 1)]
         truth = np.array(rows, np.float64).reshape(-1, 4)
         if usable_truth(truth).any():
-            found.append(AnnotatedSequence(text.stem, video, truth))
+            found.append(VideoSequence(text.stem, video, truth))
     if not found:
         raise UserError(
             f"{folder} holds no annotated video: it needs <name>.mp4 and <name>.txt with one x,y,w,h line a frame; "
@@ -65,7 +65,7 @@ def read_annotated_videos(folder: Path) -> list[AnnotatedSequence]:
     return found
 
 
-def one_video(path: Path, box: Box) -> AnnotatedSequence:
+def one_video(path: Path, box: Box) -> VideoSequence:
     """A video, or a folder of images, of which only the target's first box is known.
 
     Counts its frames by decoding it, because containers' own counts are estimates.
@@ -80,10 +80,10 @@ def one_video(path: Path, box: Box) -> AnnotatedSequence:
         raise UserError(f"{path} has {frames} frame(s) that can be decoded; tracking needs at least 2")
     truth = np.full((frames, 4), np.nan)
     truth[0] = box
-    return AnnotatedSequence(path.stem, path, truth, scorable=False)
+    return VideoSequence(path.stem, path, truth, scorable=False)
 
 
-def evaluated(results: Path, sequences: Sequence[AnnotatedSequence], dataset: str) -> dict[str, SequenceRun]:
+def evaluated(results: Path, sequences: Sequence[VideoSequence], dataset: str) -> dict[str, TrackRun]:
     """The tracks of an evaluation run (``sttrack-eval --out``, or another tracker's files), by sequence.
 
     Raises:
@@ -108,17 +108,11 @@ def source_hash(path: Path) -> str:
     return hashlib.sha256(listing.encode()).hexdigest()
 
 
-def boxes_hash(sequence: AnnotatedSequence) -> str:
+def boxes_hash(sequence: VideoSequence) -> str:
     """SHA-256 of a sequence's boxes as little-endian float64."""
     return hashlib.sha256(np.ascontiguousarray(sequence.truth, "<f8").tobytes()).hexdigest()
 
 
 def _count(path: Path) -> int:
-    capture = cv2.VideoCapture(str(path))
-    try:
-        count = 0
-        while capture.isOpened() and capture.grab():
-            count += 1
-        return count
-    finally:
-        capture.release()
+    with open_video(path) as reader:
+        return reader.count()

@@ -9,9 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sttrack_deploy.calib.shares import level
-from sttrack_deploy.evaluation.sequence import Sequence as AnnotatedSequence
-from sttrack_deploy.evaluation.sequence import usable_truth
 from sttrack_deploy.geometry import Box
+from sttrack_deploy.sequences.sequence import VideoSequence, usable_truth
 
 __all__ = ["SCAN_PER_SAMPLE", "PlannedTrack", "pick_sequences", "plan_tracks"]
 
@@ -50,8 +49,8 @@ class PlannedTrack:
 
 
 def pick_sequences(
-    sequences: Sequence[AnnotatedSequence], samples: int, random: np.random.Generator
-) -> list[AnnotatedSequence]:
+    sequences: Sequence[VideoSequence], samples: int, random: np.random.Generator
+) -> list[VideoSequence]:
     """All, or as many drawn at random as give a few samples each; in the order given."""
     most = max(1, samples // LEAST_PER_SEQUENCE)
     if len(sequences) <= most:
@@ -59,7 +58,7 @@ def pick_sequences(
     return [sequences[i] for i in sorted(random.choice(len(sequences), most, replace=False).tolist())]
 
 
-def plan_tracks(sequences: Sequence[AnnotatedSequence], starts: int, frames: int) -> list[PlannedTrack]:
+def plan_tracks(sequences: Sequence[VideoSequence], starts: int, frames: int) -> list[PlannedTrack]:
     """The tracks of every sequence.
 
     A sequence's first track starts on its first box and runs to its end. The others start on boxes spread evenly
@@ -74,7 +73,7 @@ def plan_tracks(sequences: Sequence[AnnotatedSequence], starts: int, frames: int
     return [replace(t, end=min(t.end, t.frame + 1 + most)) for t in tracks]
 
 
-def _tracks_of(index: int, sequence: AnnotatedSequence, starts: int) -> list[PlannedTrack]:
+def _tracks_of(index: int, sequence: VideoSequence, starts: int) -> list[PlannedTrack]:
     known = np.flatnonzero(usable_truth(sequence.truth))
     only_first = len(known) == 1
     first = int(known[0])

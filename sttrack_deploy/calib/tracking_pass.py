@@ -11,10 +11,9 @@ import numpy.typing as npt
 from sttrack_deploy.calib.track_plan import PlannedTrack
 from sttrack_deploy.errors import UsageError
 from sttrack_deploy.evaluation.runner import SingleTargetTracker
-from sttrack_deploy.evaluation.sequence import Sequence as AnnotatedSequence
-from sttrack_deploy.evaluation.sequence import frames_of
 from sttrack_deploy.geometry import Box, validate_box
 from sttrack_deploy.runtime.tracker import TrackResult
+from sttrack_deploy.sequences.sequence import VideoSequence, frames_of
 
 __all__ = ["Step", "track_sequence"]
 
@@ -58,7 +57,7 @@ class _Running:
 
 
 def track_sequence(
-    sequence: AnnotatedSequence,
+    sequence: VideoSequence,
     plans: Sequence[PlannedTrack],
     make: Callable[[PlannedTrack], SingleTargetTracker],
     prepare: Callable[[int, int], None] = lambda *_: None,

@@ -2,74 +2,217 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
+import math
 import shlex
-import tempfile
-from collections.abc import Iterator
-from collections.abc import Sequence as Seq
-from itertools import islice
 from pathlib import Path
 
 import click
-import cv2
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.markup import escape
 
-from sttrack_deploy.bundle import Bundle
-from sttrack_deploy.cli.bench_outcome import show, write_plot
-from sttrack_deploy.cli.candidates import candidate_options, chosen_bundles, chosen_engines
-from sttrack_deploy.cli.common import command, console, json_option, say
-from sttrack_deploy.cli.evaluate_outcome import emit_json
+from sttrack_deploy.cli.bar import progress_bar
+from sttrack_deploy.cli.bundle_choice import chosen_bundles, chosen_engines, subject_options
+from sttrack_deploy.cli.common import (
+    FILE,
+    MOST_FRAMES,
+    PATH,
+    THREADS,
+    check_reports,
+    command,
+    complain,
+    console,
+    emit_json,
+    json_option,
+    overwrite_option,
+    say,
+)
 from sttrack_deploy.errors import UsageError, UserError
-from sttrack_deploy.evaluation.reporting.plot_style import drawing
-from sttrack_deploy.geometry import parse_box
-from sttrack_deploy.runtime.demo import DemoClip
-from sttrack_deploy.verification.bench_document import bench_document
-from sttrack_deploy.verification.bench_run import BenchPlan, BenchResult, SubjectTimes, run_bench
-from sttrack_deploy.verification.bench_worker import (
+from sttrack_deploy.evaluation.reporting.tables import plain_table
+from sttrack_deploy.files import atomic_path
+from sttrack_deploy.plotting import drawing
+from sttrack_deploy.verification.benchmark.report import (
+    CONTENTS,
+    batch_cost,
+    bench_document,
+    latency,
+    long_run,
+    ratio,
+)
+from sttrack_deploy.verification.benchmark.run import (
+    LEAST_FRAMES,
+    BenchPlan,
+    BenchResult,
+    SubjectTimes,
+    baseline_of,
+    clip_of,
+    engine_subjects,
+    run_bench,
+)
+from sttrack_deploy.verification.benchmark.worker import (
     BLOCK_WARM_UP,
     COMPILED,
-    Clip,
-    EngineMaker,
-    Subject,
-    decoded,
+    STAGES,
 )
-from sttrack_deploy.verification.parity import Candidate
 
-__all__ = ["baseline_of", "clip_of", "engine_subjects", "main", "measure"]
+__all__ = ["main", "show", "write_plot"]
 
-DEMO_NAME = "the demo clip"
-LEAST_FRAMES = BLOCK_WARM_UP + 3
+
+def show(result: BenchResult, baseline: SubjectTimes, clip: str) -> None:
+    """Tables for people, what is inside the times, and how quiet the machine was."""
+    plan = result.plan
+    subjects = result.subjects
+    counted = subjects[0].stages.shape[1]
+    title = f"end to end on {clip}: {plan.rounds} rounds of {counted} frames, {plan.threads} thread(s)"
+    title += f"; speed: times that of {baseline.subject.label}"
+    speed = "speed [95 %]"
+    table = plain_table(title)
+    table.add_column("engine", no_wrap=True)
+    for heading in ("p50 ms", "p95", "p99", "FPS", speed, "MiB"):
+        table.add_column(heading, justify="right", min_width=17 if heading == speed else None)
+    for s in subjects:
+        whole = latency(s.frame)
+        table.add_row(
+            escape(s.subject.label),
+            *(f"{value:.2f}" for value in (whole.p50, whole.p95, whole.p99)),
+            f"{1e3 / whole.mean:.1f}",
+            escape(f"{ratio(baseline.frame, s.frame)}"),
+            f"{s.memory[-1]:.0f}",
+        )
+    console.print(table)
+    _show_stages(result, baseline)
+    _show_targets(result)
+    _show_long(result)
+    for label, reason in result.failures.items():
+        complain(f"{label} was not run: {reason}")
+    say("what is inside: " + "; ".join(f"{name}: {text}" for name, text in CONTENTS.items()))
+    say(
+        f"engines take turns, each in its own idle process; the first {BLOCK_WARM_UP} frames of a turn are not counted"
+    )
+    _show_machine(result)
+
+
+def write_plot(result: BenchResult, baseline: SubjectTimes, clip: str, path: Path | None) -> None:
+    """The plot as PNG; nothing without a path.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    if path is None:
+        return
+    from sttrack_deploy.verification.benchmark.report import bench_plot
+
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(bench_plot(result, baseline, clip).png())
+    say(f"made {path}")
+
+
+def _show_stages(result: BenchResult, baseline: SubjectTimes) -> None:
+    table = plain_table(f"stages; speed: times that of {baseline.subject.label}")
+    table.add_column("engine", no_wrap=True)
+    table.add_column("stage", no_wrap=True)
+    for heading in ("p50 ms", "p95", "p99", "FPS", "speed [95 %]"):
+        table.add_column(heading, justify="right", min_width=17 if "speed" in heading else None)
+    for s in result.subjects:
+        stages = [(stage, s.stages[:, :, i], baseline.stages[:, :, i]) for i, stage in enumerate(STAGES)]
+        stages.insert(STAGES.index("search"), ("template", s.template, baseline.template))
+        name = escape(s.subject.label)
+        for stage, seconds, base in stages:
+            found = latency(seconds)
+            if math.isnan(found.p50):
+                continue
+            compared = stage in ("template", "search")
+            table.add_row(
+                name,
+                stage,
+                *(f"{value:.2f}" for value in (found.p50, found.p95, found.p99)),
+                f"{1e3 / found.mean:.1f}" if found.mean > 0 else "",
+                escape(str(ratio(base, seconds))) if compared else "",
+            )
+            name = ""
+    console.print(table)
+
+
+def _show_targets(result: BenchResult) -> None:
+    measured = [s for s in result.subjects if len(s.batches) > 1]
+    if measured:
+        numbers = sorted({n for s in measured for n in s.batches})
+        table = plain_table("search step: ms, cost over as many single ones")
+        table.add_column("engine", no_wrap=True)
+        for n in numbers:
+            table.add_column(f"{n}", justify="right")
+        for s in measured:
+            cells = []
+            for n in numbers:
+                cost = batch_cost(s, n)
+                cells.append(
+                    "-"
+                    if n not in s.batches
+                    else f"{latency(s.batches[n]).p50:.2f}"
+                    + (f"\n{escape(str(cost))}" if cost and n > 1 else "")
+                )
+            table.add_row(escape(s.subject.label), *cells)
+        console.print(table)
+    for label in result.fixed if result.plan.targets else ():
+        say(
+            f"{label}: its bundle has a fixed batch; export one with --batch dynamic to measure several targets"
+        )
+
+
+def _show_long(result: BenchResult) -> None:
+    for s in result.subjects:
+        found = long_run(s)
+        if found is None:
+            continue
+        say(
+            f"{s.subject.label}: {len(s.long)} frames: {found.first:.2f} ms in the first tenth of them, "
+            f"{found.last:.2f} ms in the last ({found.change:+.1%}); memory {found.growth:+.2f} MiB for 1,000 frames"
+        )
+
+
+def _show_machine(result: BenchResult) -> None:
+    m = result.machine
+    parts = [f"{m.cpus} CPUs"]
+    if not math.isnan(m.others):
+        parts += [f"load {m.load:.2f} before", f"other processes {m.others:.1%} of the CPU time"]
+        parts += [f"waiting engines {m.idle_workers:.1%}"]
+    parts += [f"spin test p95 / median {m.before.spread:.2f} before, {m.after.spread:.2f} after"]
+    say("machine: " + ", ".join(parts))
+    for warning in m.warnings:
+        complain(f"not a quiet machine: {warning}")
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@candidate_options
-@click.option(
-    "--source", type=click.Path(path_type=Path), help="Video or folder of images.  [default: the demo clip]"
-)
+@subject_options
+@click.option("--source", type=PATH, help="Video or folder of images.  [default: the demo clip]")
 @click.option("--init-box", metavar="X,Y,W,H", help="Target on its first frame.")
+@click.option("--threads", type=THREADS, default=2, show_default=True, help="For engine and OpenCV.")
 @click.option(
-    "--threads", type=click.IntRange(min=1), default=2, show_default=True, help="For engine and OpenCV."
+    "--frames",
+    type=click.IntRange(LEAST_FRAMES, MOST_FRAMES),
+    default=60,
+    show_default=True,
+    help="Frames of a turn.",
 )
 @click.option(
-    "--frames", type=click.IntRange(min=LEAST_FRAMES), default=60, show_default=True, help="Frames of a turn."
-)
-@click.option(
-    "--rounds", type=click.IntRange(min=1), default=10, show_default=True, help="Turns of each engine."
+    "--rounds", type=click.IntRange(1, 10_000), default=10, show_default=True, help="Turns of each engine."
 )
 @click.option(
     "--targets", metavar="1,2,4,8", help="Also time the search step with so many targets in a batch."
 )
-@click.option("--long", "long_frames", type=click.IntRange(min=0), default=0, metavar="FRAMES",
+@click.option("--long", "long_frames", type=click.IntRange(0, MOST_FRAMES), default=0, metavar="FRAMES",
               help="Also track this long, for cost and memory against the frame index (10000, say).")  # fmt: skip
 @click.option(
     "--baseline", metavar="ENGINE", help="What ratios are to.  [default: torch if measured, else the first]"
 )
 @click.option(
-    "--seed", type=int, default=0, show_default=True, help="Of the order in which engines take turns."
+    "--seed",
+    type=click.IntRange(0, 2**63 - 1),
+    default=0,
+    show_default=True,
+    help="Of the order in which engines take turns.",
 )
 @json_option
-@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw the times (PNG).")
+@click.option("--plot", type=FILE, help="Draw the times (PNG).")
+@overwrite_option
 @command
 def main(
     bundles: tuple[Path, ...],
@@ -87,12 +230,14 @@ def main(
     seed: int,
     json_path: Path | None,
     plot: Path | None,
+    overwrite: bool,
 ) -> None:
     """Time bundles on engines, taking turns on the same frames, with ratios and their intervals.
 
     Engines are those of sttrack-run and torch-compile. Each has a process of its own that does nothing while
     another one is timed.
     """
+    check_reports((json_path, plot), overwrite=overwrite)
     if plot is not None:
         with drawing():  # refuses now, and not after the measurement, where matplotlib is missing
             pass
@@ -105,7 +250,8 @@ def main(
     with clip_of(source, init_box, frames) as (clip, title):
         batch = _numbers(targets)
         plan = BenchPlan(clip, rounds, threads, batch, steps=min(20, frames), long=long_frames, seed=seed)
-        result = measure(subjects, plan)
+        with progress_bar(refresh=1.0) as bar:  # what is measured is not disturbed
+            result = run_bench(subjects, plan, bar)
     base = baseline_of(result, baseline)
     show(result, base, title)
     emit_json(bench_document(result, base, title), json_path)
@@ -118,115 +264,6 @@ def main(
     )
     if result.failures:
         raise UserError(f"not measured: {', '.join(result.failures)}")
-
-
-def measure(subjects: Seq[Subject], plan: BenchPlan) -> BenchResult:
-    """Run the benchmark under a progress bar."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("turns"))
-    with _compiler_cache(), Progress(
-        *columns, TimeElapsedColumn(), console=console, transient=True, disable=not console.is_terminal,
-        refresh_per_second=1,
-    ) as bar:  # fmt: skip
-        task = bar.add_task("start", total=plan.turns(len(subjects)))
-
-        def tick(label: str) -> None:
-            bar.update(task, advance=1, description=label)
-
-        return run_bench(subjects, plan, tick)
-
-
-@contextlib.contextmanager
-def _compiler_cache() -> Iterator[None]:
-    """torch.compile's files in a folder of this run: an interrupted one leaves half a library in the shared one."""
-    if "TORCHINDUCTOR_CACHE_DIR" in os.environ:
-        yield
-        return
-    with tempfile.TemporaryDirectory(prefix="sttrack-compile-", ignore_cleanup_errors=True) as folder:
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
-        try:
-            yield
-        finally:
-            del os.environ["TORCHINDUCTOR_CACHE_DIR"]
-
-
-def baseline_of(result: BenchResult, asked: str | None) -> SubjectTimes:
-    """The engine that was asked for, by its label or its name; else PyTorch; else the first.
-
-    Raises:
-        UserError: the one asked for could not be measured.
-    """
-    wanted = asked or "torch"
-    for times in result.subjects:
-        if wanted in (times.subject.label, times.subject.facts.get("engine")):
-            return times
-    if asked is not None:
-        raise UserError(
-            f"the baseline {asked!r} could not be measured: {'; '.join(result.failures.values())}"
-        )
-    return result.subjects[0]
-
-
-@contextlib.contextmanager
-def clip_of(source: Path | None, init_box: str | None, frames: int) -> Iterator[tuple[Clip, str]]:
-    """What is tracked, and its name: the user's video, or the demo clip as a video file that goes away.
-
-    Raises:
-        UsageError: a video without a box, or a box without a video.
-        UserError: the video cannot be read, or is too short.
-    """
-    if (source is None) != (init_box is None):
-        raise UsageError("--source and --init-box go together")
-    if source is not None and init_box is not None:
-        if not source.exists():
-            raise UserError(f"{source} does not exist; give a video or a folder of images with --source")
-        count = sum(1 for _ in islice(decoded(source), frames))
-        if count < LEAST_FRAMES:
-            raise UserError(f"{source} has {count} frames; a benchmark needs at least {LEAST_FRAMES}")
-        yield Clip(source, parse_box(init_box), count), source.name
-        return
-    demo = DemoClip()
-    count = min(frames, len(demo.truth))
-    with tempfile.TemporaryDirectory(prefix="sttrack-bench-") as folder:
-        path = Path(folder) / "demo.mp4"
-        height, width = demo.frame(0).shape[:2]
-        writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), demo.fps, (width, height))
-        for frame in demo.frames(range(count)):
-            writer.write(frame.image)
-        writer.release()
-        if sum(1 for _ in decoded(path)) < LEAST_FRAMES:
-            raise UserError(
-                f"cannot write the demo clip to {path}; name a video with --source and --init-box"
-            )
-        yield Clip(path, demo.truth[0], count), DEMO_NAME
-
-
-def engine_subjects(bundles: Seq[Bundle], engines: Seq[str], threads: int) -> list[Subject]:
-    """Every bundle on every engine; PyTorch, which runs the weights alone, once for bundles of the same weights."""
-    seen: set[tuple[str, str]] = set()
-    subjects: list[Subject] = []
-    for engine in engines:
-        for bundle in bundles:
-            candidate = Candidate(bundle, engine)
-            torch = engine in ("torch", COMPILED)
-            key = (engine, str(bundle.manifest.weights.get("sha256")) if torch else str(bundle.path))
-            if key in seen:
-                continue
-            seen.add(key)
-            label = engine if torch else candidate.label
-            if any(s.label == label for s in subjects):
-                label = f"{label} {bundle.path.name}"
-            if any(s.label == label for s in subjects):
-                label = f"{label} {bundle.path}"
-            facts = {
-                "bundle": str(bundle.path),
-                "name": bundle.manifest.name,
-                "precision": "fp32" if torch else candidate.precision,
-                "search_sha256": bundle.manifest.search.sha256,
-                "batch": bundle.manifest.batch,
-                "engine": engine,
-            }
-            subjects.append(Subject(label, EngineMaker(bundle.path.resolve(), engine, threads), facts))
-    return subjects
 
 
 def _numbers(text: str | None) -> tuple[int, ...]:

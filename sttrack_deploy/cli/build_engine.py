@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
+import shlex
 import shutil
 import time
 from pathlib import Path
@@ -13,7 +15,8 @@ import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from sttrack_deploy.bundle import Bundle, open_bundle
-from sttrack_deploy.cli.common import command, console, json_option, say, threads_option
+from sttrack_deploy.cli.bar import progress_bar
+from sttrack_deploy.cli.common import FOLDER, PATH, command, console, json_option, say, threads_option
 from sttrack_deploy.engines.building import (
     BUILDERS,
     BatchRange,
@@ -26,25 +29,33 @@ from sttrack_deploy.errors import UsageError, UserError
 from sttrack_deploy.files import atomic_path
 
 if TYPE_CHECKING:
-    from sttrack_deploy.verification.engine_check import EngineCheck
+    from sttrack_deploy.verification.closed_loop import EngineCheck
 
 __all__ = ["BuildBar", "main", "progress_columns"]
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("bundle_path", metavar="[BUNDLE]", required=False, type=click.Path(path_type=Path))
+@click.argument("bundle_path", metavar="[BUNDLE]", required=False, type=PATH)
 @click.option("--target", type=click.Choice(list(BUILDERS)), required=True, help="What to build for.")
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Folder to write, for use elsewhere.  [default: the shelf, where sttrack-run looks]",
+    type=FOLDER,
+    help="Folder to write, for use elsewhere.  [default: the engine cache, where sttrack-run looks]",
 )
 @click.option(
     "--batch",
     metavar="N|MIN,BEST,MAX",
     help="Targets for each call, if the bundle's batch is dynamic.  [default: 1]",
 )
-@click.option("--workspace", type=click.IntRange(min=1), metavar="MIB", help="TensorRT: most scratch memory.")
+@click.option(
+    "--compute-capability",
+    "capabilities",
+    metavar="LIST",
+    help="TensorRT for RTX: GPUs to build for, such as 8.9,12.0; 7.5 only by itself.  [default: 8.0,8.6,8.9,12.0]",
+)
+@click.option(
+    "--workspace", type=click.IntRange(1, 1 << 24), metavar="MIB", help="TensorRT: most scratch memory."
+)
 @click.option("--optimization-level", type=click.IntRange(0, 5), help="TensorRT: 0 builds fast, 5 runs fast.")
 @click.option("--tf32", is_flag=True, help="TensorRT: compute FP32 products with ten bits of mantissa.")
 @click.option(
@@ -63,6 +74,7 @@ def main(
     target: str,
     out: Path | None,
     batch: str | None,
+    capabilities: str | None,
     workspace: int | None,
     optimization_level: int | None,
     tf32: bool,
@@ -83,19 +95,20 @@ def main(
     sttrack-build-engine --target openvino
     sttrack-build-engine export/sttrack-nano-fp16 --target tensorrt
     sttrack-build-engine export/many --target tensorrt --batch 1,4,8
+    sttrack-build-engine export/sttrack-nano-fp16 --target tensorrt-rtx --compute-capability 8.9,12.0
     """
-    if target != "tensorrt":
-        _only_tensorrt(
-            {
-                "--workspace": workspace,
-                "--optimization-level": optimization_level,
-                "--tf32": tf32,
-                "--hardware-compatible": hardware_compatible,
-                "--version-compatible": version_compatible,
-                "--no-timing-cache": no_timing_cache,
-            },
-            target,
-        )
+    _refuse_foreign_options(
+        {
+            "--compute-capability": capabilities,
+            "--workspace": workspace,
+            "--optimization-level": optimization_level,
+            "--tf32": tf32,
+            "--hardware-compatible": hardware_compatible,
+            "--version-compatible": version_compatible,
+            "--no-timing-cache": no_timing_cache,
+        },
+        target,
+    )
     bundle = open_bundle(bundle_path)
     options = BuildOptions(
         out=out,
@@ -107,6 +120,7 @@ def main(
         version_compatible=version_compatible,
         tf32=tf32,
         timing_cache=not no_timing_cache,
+        compute_capabilities=() if capabilities is None else _capabilities(capabilities),
         force=rebuild,
     )
     batch_range(bundle, options.batch)  # a wrong one is said before anything is loaded
@@ -116,17 +130,35 @@ def main(
     _tell(bundle, target, built, time.monotonic() - started)
     check = None
     # In a folder of its own it is not what the engine would load.
-    if out is None and not no_check:
+    if out is None and not no_check and not (why_not := _why_not_here(target)):
         check = _check(bundle, target, threads)
+    elif out is None and not no_check:
+        say(f"  not compared with onnxruntime, since it cannot run on this machine: {why_not}")
     if json_path is not None:
         _write_json(json_path, _document(bundle, target, built, check))
     _finish(bundle, target, built, check, out=out, keep_failed=keep_failed)
 
 
-def _only_tensorrt(options: dict[str, object], target: str) -> None:
+_RTX = "tensorrt-rtx"
+
+
+def _refuse_foreign_options(options: dict[str, object], target: str) -> None:
+    """Options of one target with another: said, not ignored."""
+    owners: dict[str, tuple[str, ...]] = {name: ("tensorrt",) for name in options}
+    owners |= {"--compute-capability": (_RTX,), "--workspace": ("tensorrt", _RTX)}
     for name, value in options.items():
-        if value:
-            raise UsageError(f"{name} is for --target tensorrt; --target {target} has no such setting")
+        if value and target not in owners[name]:
+            raise UsageError(
+                f"{name} is for --target {' or '.join(owners[name])}; --target {target} has no such setting"
+            )
+
+
+def _capabilities(text: str) -> tuple[str, ...]:
+    """``8.9,12.0``."""
+    found = tuple(part.strip() for part in text.split(","))
+    if not all(re.fullmatch(r"\d+\.\d", part) for part in found) or len(set(found)) < len(found):
+        raise UsageError(f"--compute-capability is a list of different ones, such as 8.9,12.0; not {text!r}")
+    return found
 
 
 def _batch(text: str) -> BatchRange:
@@ -149,23 +181,29 @@ def _tell(bundle: Bundle, target: str, built: BuiltEngine, seconds: float) -> No
         else f"in {seconds:.0f} s"
     )
     facts = ", ".join(f"{k} {v}" for k, v in built.facts.items() if k not in ("reused", "seconds"))
-    say(f"{target} engine of {bundle.manifest.name}: {done}: {facts}")
+    say(f"{target} engine of {bundle.manifest.title}: {done}: {facts}")
     for file in built.files:
         say(f"  {file}  {file.stat().st_size / 1e6:.1f} MB")
 
 
+def _why_not_here(target: str) -> str:
+    """Why this machine builds what it cannot run; empty where it can."""
+    if target != _RTX:
+        return ""
+    from sttrack_deploy.engines.tensorrt.engine import why_not_here
+
+    return why_not_here()
+
+
 def _check(bundle: Bundle, target: str, threads: int | None) -> EngineCheck:
     """Track the demo clip with the new engine and with ONNX Runtime."""
-    from sttrack_deploy.engines.registry import create_engine
-    from sttrack_deploy.verification.closed_loop import demo_sequence
-    from sttrack_deploy.verification.engine_check import check_engine, run_engine
+    from sttrack_deploy.engines.registry import load_engine
+    from sttrack_deploy.verification.closed_loop import check_engine, demo_sequence, run_engine
 
-    with demo_sequence() as sequence, Progress(*progress_columns(), console=console, transient=True) as bar:
-        task = bar.add_task("comparing with onnxruntime", total=2 * len(sequence))
+    with demo_sequence() as sequence, progress_bar() as bar:
+        bar.stage("comparing with onnxruntime", 2 * len(sequence))
         runs = [
-            run_engine(
-                bundle, create_engine(name, bundle, threads), [sequence], lambda n: bar.advance(task, n)
-            )
+            run_engine(bundle, load_engine(name, bundle, threads), [sequence], bar)
             for name in ("onnxruntime", target)
         ]
         check = check_engine(bundle, [sequence], *runs)
@@ -174,13 +212,12 @@ def _check(bundle: Bundle, target: str, threads: int | None) -> EngineCheck:
         f"  {mark}: beside onnxruntime on the same bundle: {check.verdict.detail}; {check.speed.p50:.2f} ms a frame"
     )
     say("  (on the demo clip only; sttrack-parity compares on your videos)")
-    if target == "tensorrt":
+    if target in ("tensorrt", _RTX):
         from sttrack_deploy.engines.tensorrt.plan_build import record_gate
-        from sttrack_deploy.engines.tensorrt.plan_file import plan_folder
+        from sttrack_deploy.engines.tensorrt.toolkit import FLAVORS
 
-        record_gate(
-            plan_folder(bundle), bundle, {"data": "demo clip", "reference": "onnxruntime", **check.facts()}
-        )
+        facts = {"data": "demo clip", "reference": "onnxruntime", **check.facts()}
+        record_gate(bundle, facts, FLAVORS[target])
     return check
 
 
@@ -222,8 +259,14 @@ def _finish(
                     file.unlink(missing_ok=True)
         fate = "kept (--keep-failed)" if keep_failed else "removed (--keep-failed would keep it)"
         raise UserError(f"the engine does not track what ONNX Runtime tracks: {check.verdict.detail}; {fate}")
-    if out is None:
-        say(f"next: sttrack-run VIDEO --init-box X,Y,W,H --engine {target} --bundle {bundle.path}")
+    if target == _RTX and check is None:
+        say(
+            f"next: take the bundle and {built.files[0].parent} to a machine with a GPU of those capabilities"
+        )
+    elif out is None:
+        say(
+            f"next: sttrack-run VIDEO --init-box X,Y,W,H --engine {target} --bundle {shlex.quote(str(bundle.path))}"
+        )
     else:
         say(f"next: take {out} along; without --out it would lie where sttrack-run --engine {target} looks")
 

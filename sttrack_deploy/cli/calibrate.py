@@ -10,13 +10,16 @@ from pathlib import Path
 
 import click
 from click.core import ParameterSource
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from sttrack_deploy.bundle import Bundle, open_bundle
+from sttrack_deploy.bundle import Bundle, PolicyChanges, open_bundle
 from sttrack_deploy.calib.calibration_manifest import ADVISED_SAMPLES
 from sttrack_deploy.calib.calibration_set import CalibrationSet
+from sttrack_deploy.cli.bar import progress_bar
 from sttrack_deploy.cli.common import (
+    FOLDER,
+    PATH,
+    THREADS,
     bundle_option,
     command,
     complain,
@@ -25,13 +28,12 @@ from sttrack_deploy.cli.common import (
     say,
     tracking_options,
 )
-from sttrack_deploy.engines.registry import BACKENDS, DEFAULT_BACKEND, create_engine
+from sttrack_deploy.engines.registry import BACKENDS, DEFAULT_BACKEND, load_engine
 from sttrack_deploy.errors import UsageError
-from sttrack_deploy.evaluation.datasets import DATASETS
-from sttrack_deploy.evaluation.sequence import Sequence as AnnotatedSequence
-from sttrack_deploy.evaluation.sequence import select
 from sttrack_deploy.files import atomic_path
 from sttrack_deploy.geometry import parse_box
+from sttrack_deploy.sequences.datasets import DATASETS
+from sttrack_deploy.sequences.sequence import VideoSequence, select
 
 __all__ = ["main"]
 
@@ -43,7 +45,7 @@ NOT_OF_THE_SET = ("bundle", "out", "json_path")
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("sources", nargs=-1, type=click.Path(path_type=Path))
+@click.argument("sources", nargs=-1, type=PATH)
 @click.option("--init-box", metavar="X,Y,W,H", help="Target on the first frame, where SOURCE is one video.")
 @click.option(
     "--dataset",
@@ -52,32 +54,34 @@ NOT_OF_THE_SET = ("bundle", "out", "json_path")
 )
 @click.option(
     "--data",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="That data set's folder.  [default: as sttrack-eval has it]",
 )
 @click.option("--sequences", metavar="GLOB", help="Only these, for example 'street_*' or 'a,b'.")
 @click.option("--partial", is_flag=True, help="Take what is there of a data set that is not complete.")
 @click.option(
     "--results",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=FOLDER,
     help="Follow the boxes of this evaluation run (sttrack-eval --out) of the sources; others are left out.",
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=FOLDER,
     help="Folder of the set.  [default: calib/ and the bundle's name]",
 )
 @click.option(
-    "--samples", type=click.IntRange(min=1), default=512, show_default=True, help="How many to record."
+    "--samples", type=click.IntRange(1, 1_000_000), default=512, show_default=True, help="How many to record."
 )
 @click.option(
     "--starts",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, 10_000),
     default=5,
     show_default=True,
     help="Tracks started in each sequence, for other templates; the first runs through all of it.",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the choice.")
+@click.option(
+    "--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Of the choice."
+)
 @bundle_option
 @click.option(
     "--engine",
@@ -88,7 +92,7 @@ NOT_OF_THE_SET = ("bundle", "out", "json_path")
 )
 @click.option(
     "--threads",
-    type=click.IntRange(min=1),
+    type=THREADS,
     default=1,
     show_default=True,
     help="CPU threads for inference; with more than one the set may not come out the same again.",
@@ -113,8 +117,7 @@ def main(
     bundle: Path | None,
     engine: str,
     threads: int,
-    lost_below: float | None,
-    recover: bool | None,
+    changes: PolicyChanges,
     json_path: Path | None,
 ) -> None:
     """Record a calibration set: inputs of the search graph, state included, from tracking real video.
@@ -142,20 +145,13 @@ def main(
         samples=samples,
         starts=starts,
         seed=seed,
-        policy=opened.manifest.tracking.override(lost_below, recover),
+        policy=opened.manifest.tracking.override(changes),
         command=_command_line(context),
         runs=runs,
     )
     started = time.monotonic()
-    with _progress_bar() as bar:
-        tasks: dict[str, object] = {}
-
-        def advance(what: str, total: int, done: int) -> None:
-            if what not in tasks:
-                tasks[what] = bar.add_task(what, total=total)
-            bar.advance(tasks[what], done)  # type: ignore[arg-type]
-
-        made = record(opened, create_engine(engine, opened, threads), chosen, recording, out, advance)
+    with progress_bar() as bar:
+        made = record(opened, load_engine(engine, opened, threads), chosen, recording, out, bar)
     seconds = time.monotonic() - started
     _show(made)
     _say_end(made, samples, seconds, bundle)
@@ -164,9 +160,9 @@ def main(
 
 def _load(
     sources: Sequence[Path], init_box: str | None, dataset: str | None, data: Path | None, partial: bool
-) -> list[AnnotatedSequence]:
+) -> list[VideoSequence]:
     from sttrack_deploy.calib.sources import one_video, read_annotated_videos
-    from sttrack_deploy.evaluation.datasets.locations import locate
+    from sttrack_deploy.sequences.datasets.locations import locate
 
     if bool(sources) == bool(dataset):
         raise UsageError(
@@ -217,17 +213,6 @@ def _command_line(context: click.Context) -> str:
         else:
             words += [parameter.opts[0], str(value)]
     return shlex.join(["sttrack-calibrate", *words])
-
-
-def _progress_bar() -> Progress:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("ETA"),
-        TimeRemainingColumn(),
-    )
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
 def _show(made: CalibrationSet) -> None:

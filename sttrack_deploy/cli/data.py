@@ -8,9 +8,10 @@ from typing import Any, TypeVar
 
 import click
 
-from sttrack_deploy.evaluation.datasets import DATASETS
-from sttrack_deploy.evaluation.datasets.locations import locate
-from sttrack_deploy.evaluation.sequence import Sequence, select
+from sttrack_deploy.cli.common import PATH
+from sttrack_deploy.sequences.datasets import DATASETS
+from sttrack_deploy.sequences.datasets.locations import locate
+from sttrack_deploy.sequences.sequence import VideoSequence, select
 
 __all__ = ["data_options", "dataset_title", "load_sequences"]
 
@@ -29,7 +30,7 @@ def data_options(function: F) -> F:
     )
     function = click.option(
         "--data",
-        type=click.Path(path_type=Path),
+        type=PATH,
         help="The data set's folder, or the one that holds it.  [default: as the environment or "
         "sttrack-datasets.toml has it, see --write-config]",
     )(function)
@@ -43,7 +44,9 @@ def data_options(function: F) -> F:
     )(function)
 
 
-def load_sequences(dataset: str, data: Path | None, pattern: str | None, partial: bool) -> list[Sequence]:
+def load_sequences(
+    dataset: str, data: Path | None, pattern: str | None, partial: bool
+) -> list[VideoSequence]:
     """The sequences that :func:`data_options` name.
 
     Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -19,7 +20,7 @@ from rich.table import Table
 
 from sttrack_deploy import __version__
 from sttrack_deploy.bundle import default_bundle_path, open_bundle
-from sttrack_deploy.cli.common import bundle_option, command, console
+from sttrack_deploy.cli.common import PATH, bundle_option, command, console, say
 from sttrack_deploy.engines.registry import BACKENDS, DEFAULT_BACKEND
 from sttrack_deploy.errors import UsageError, UserError
 
@@ -42,9 +43,11 @@ class _Tool:
 TOOLS = (
     _Tool("opencv", "cv2", ("opencv-python", "opencv-python-headless"), "video, images, windows",
           "pip install opencv-python"),
-    _Tool("openvino", "openvino", ("openvino",), "inference on Intel CPUs and GPUs", "pip install openvino"),
+    _Tool("openvino", "openvino", ("openvino",), "inference on CPUs", "pip install openvino"),
     _Tool("tensorrt", "tensorrt", ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
           "engines for NVIDIA GPUs", "pip install tensorrt"),
+    _Tool("tensorrt-rtx", "tensorrt_rtx", ("tensorrt-rtx-cu12", "tensorrt-rtx-cu13"),
+          "engines for GeForce RTX, built without a GPU", "pip install tensorrt-rtx-cu12"),
     _Tool("cuda-python", "cuda", ("cuda-python", "cuda-bindings"), "memory and streams on NVIDIA GPUs",
           "pip install cuda-python"),
     _Tool("pycuda", "pycuda", ("pycuda",), "the same, alternatively", "pip install pycuda"),
@@ -70,9 +73,7 @@ class _Entry:
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output instead of tables.")
 @click.option("--gpu-acceptance", is_flag=True, help="Build, gate and time every precision on the GPU here.")
-@click.option(
-    "--data", type=click.Path(path_type=Path), help="With it: folder of annotated videos.  [default: demo]"
-)
+@click.option("--data", type=PATH, help="With it: folder of annotated videos.  [default: demo]")
 @bundle_option
 @command
 def main(as_json: bool, gpu_acceptance: bool, data: Path | None, bundle: Path | None) -> None:
@@ -81,9 +82,7 @@ def main(as_json: bool, gpu_acceptance: bool, data: Path | None, bundle: Path | 
     Exit code 0 if the default engine runs the shipped bundle.
     """
     if gpu_acceptance:
-        from sttrack_deploy.cli.gpu_acceptance import accept
-
-        accept(bundle, data, as_json=as_json)
+        _accept(bundle, data, as_json=as_json)
         return
     if data is not None or bundle is not None:
         raise UsageError("--data and --bundle belong to --gpu-acceptance")
@@ -160,7 +159,7 @@ def _bundle() -> dict[str, Any]:
     except UserError as error:
         return {"ok": False, "note": str(error)}
     size = sum(file.stat().st_size for file in path.iterdir() if file.is_file())
-    return {"ok": True, "path": str(path), "name": bundle.manifest.name, "bytes": size, "note": "hashes ok"}
+    return {"ok": True, "path": str(path), "name": bundle.manifest.title, "bytes": size, "note": "hashes ok"}
 
 
 def _default_run() -> dict[str, Any]:
@@ -231,9 +230,12 @@ def _print(report: dict[str, Any], engines: list[_Entry], tools: list[_Entry]) -
             shown = entry.version or "[yellow]missing[/]"
             table.add_row(entry.name, shown, escape(", ".join(entry.devices)), escape(entry.note))
         console.print(table)
-    for entry in (*engines, *tools):
-        if entry.install:  # on a line of its own, to be copied
-            console.print(f"to get {entry.name}: {escape(entry.install)}", soft_wrap=True)
+    wanted: dict[str, str] = {}
+    for entry in (*engines, *tools):  # an engine's line, which has versions, before that of its package
+        if entry.install:
+            wanted.setdefault(entry.name, entry.install)
+    for name, install in wanted.items():  # on lines of their own, to be copied
+        console.print(f"to get {name}: {escape(install)}", soft_wrap=True)
     bundle, run = report["bundle"], report["default_engine"]
     if bundle["ok"]:
         console.print(
@@ -245,3 +247,31 @@ def _print(report: dict[str, Any], engines: list[_Entry], tools: list[_Entry]) -
         console.print("next: sttrack-run --demo")
     for warning in report["warnings"]:
         console.print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True)
+
+
+def _accept(bundle: Path | None, data: Path | None, *, as_json: bool) -> None:
+    """Run everything on the GPU, print the table (or JSON) on standard output.
+
+    Raises:
+        UserError: a row failed, or not one could be run.
+    """
+    from sttrack_deploy.cli.bar import progress_bar
+    from sttrack_deploy.cli.build_engine import BuildBar
+    from sttrack_deploy.sequences.datasets import DATASETS
+    from sttrack_deploy.verification.closed_loop import demo_sequence
+    from sttrack_deploy.verification.gpu_acceptance import accept, markdown
+
+    with contextlib.ExitStack() as stack:
+        if data is None:
+            say("gated on the demo clip only; name a folder of annotated videos with --data")
+            sequences, name = [stack.enter_context(demo_sequence())], "demo clip"
+        else:
+            sequences, name = DATASETS["folder"].read(data, False), data.resolve().name
+        bar = stack.enter_context(progress_bar())
+        document, rows = accept(open_bundle(bundle), sequences, name, bar, BuildBar)
+    click.echo(json.dumps(document, indent=1) if as_json else markdown(document, rows))
+    if failed := [row for row in rows if row.status == "failed"]:
+        raise UserError(f"{len(failed)} of {len(rows)} rows failed; the first: {failed[0].reason}")
+    if all(row.status == "not run" for row in rows):
+        raise UserError(f"nothing could be run on a GPU: {rows[0].reason}")
+    say("next: sttrack-parity and sttrack-bench have the details")

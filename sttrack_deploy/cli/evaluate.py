@@ -8,36 +8,42 @@ from pathlib import Path
 
 import click
 
+from sttrack_deploy.bundle import PolicyChanges
+from sttrack_deploy.cli.bar import progress_bar
 from sttrack_deploy.cli.common import (
+    FILE,
+    FOLDER,
+    check_reports,
     command,
+    emit_json,
     json_option,
     say,
     threads_option,
     tracking_options,
 )
 from sttrack_deploy.cli.data import data_options, dataset_title, load_sequences
+from sttrack_deploy.cli.evaluate_fit import check_fit, fit_options, fit_thresholds
 from sttrack_deploy.cli.evaluate_merge import merge_command
-from sttrack_deploy.cli.evaluate_outcome import (
-    emit_json,
+from sttrack_deploy.cli.evaluate_output import (
+    exit_by,
     hardest_sequence,
-    report_document,
     require_pictures,
     show,
     write_pictures,
 )
 from sttrack_deploy.cli.evaluate_pack import pack_command
-from sttrack_deploy.cli.evaluate_subjects import Subject, other_results, subjects_of
-from sttrack_deploy.cli.tracker_evaluation import Evaluation, evaluate_files, evaluate_tracker, exit_by
 from sttrack_deploy.cli.vot import vot_command
 from sttrack_deploy.engines.registry import BACKENDS, DEFAULT_BACKEND
 from sttrack_deploy.errors import UsageError, UserError
-from sttrack_deploy.evaluation.datasets.locations import write_config as write_dataset_config
+from sttrack_deploy.evaluation.evaluation import Evaluation, evaluate_files, evaluate_tracker, report_document
 from sttrack_deploy.evaluation.layouts import DEFAULT_LAYOUT, LAYOUTS
 from sttrack_deploy.evaluation.protocols import DEFAULT_PROTOCOL, PROTOCOLS
 from sttrack_deploy.evaluation.protocols.base import Protocol
-from sttrack_deploy.evaluation.runner import threads_each
-from sttrack_deploy.evaluation.sequence import Sequence
 from sttrack_deploy.evaluation.shards import Shard
+from sttrack_deploy.evaluation.subjects import Subject, other_results, subjects_of
+from sttrack_deploy.runtime.worker_pool import threads_each
+from sttrack_deploy.sequences.datasets.locations import write_config as write_dataset_config
+from sttrack_deploy.sequences.sequence import VideoSequence
 
 __all__ = ["main"]
 
@@ -49,7 +55,7 @@ CONFIG_FILE = Path("sttrack-datasets.toml")
 @click.option(
     "--bundle",
     "bundles",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=FOLDER,
     multiple=True,
     help="Exported bundle; several are compared.  [default: the shipped sttrack-nano]",
 )
@@ -77,7 +83,7 @@ CONFIG_FILE = Path("sttrack-datasets.toml")
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=FOLDER,
     help="Write result files here as sequences end; the same command goes on where it stopped.",
 )
 @click.option(
@@ -91,17 +97,25 @@ CONFIG_FILE = Path("sttrack-datasets.toml")
 @click.option("--integer-boxes", is_flag=True, help="Truncate boxes to whole pixels, as older tools do.")
 @click.option("--restart", is_flag=True, help="Run finished sequences again.")
 @click.option(
-    "--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Processes, a sequence each."
+    "--overwrite",
+    is_flag=True,
+    help="Replace results of another export or policy under --out, and reports that sttrack-deploy did not write.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 1024),
+    default=1,
+    show_default=True,
+    help="Processes, a sequence each.",
 )
 @click.option("--shard", "shard_text", metavar="I/N", help="Only part I of N, for N machines; then: merge.")
 @json_option
-@click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write a report to look at.")
+@click.option("--html", type=FILE, help="Write a report to look at.")
+@click.option("--plots", type=FOLDER, help="Write the plots as PNG and SVG here.")
 @click.option(
-    "--plots", type=click.Path(path_type=Path, file_okay=False), help="Write the plots as PNG and SVG here."
+    "--worst", type=click.IntRange(0, 1000), default=5, show_default=True, help="Sequences shown in the HTML."
 )
-@click.option(
-    "--worst", type=click.IntRange(min=0), default=5, show_default=True, help="Sequences shown in the HTML."
-)
+@fit_options
 @click.option(
     "--write-config", is_flag=True, help=f"Write {CONFIG_FILE}, which says where data sets lie, and end."
 )
@@ -116,20 +130,22 @@ def main(
     bundles: tuple[Path, ...],
     engines: tuple[str, ...],
     threads: int | None,
-    lost_below: float | None,
-    recover: bool | None,
+    changes: PolicyChanges,
     results: tuple[str, ...],
     protocol_names: tuple[str, ...],
     out: Path | None,
     layout_name: str,
     integer_boxes: bool,
     restart: bool,
+    overwrite: bool,
     workers: int,
     shard_text: str | None,
     json_path: Path | None,
     html: Path | None,
     plots: Path | None,
     worst: int,
+    fit_lost: float | None,
+    write_manifest: bool,
     write_config: bool,
 ) -> None:
     """Measure tracking accuracy and speed on annotated sequences, by the protocol that is named.
@@ -142,6 +158,8 @@ def main(
     if write_config:
         _write_config()
         return
+    check_fit(fit_lost, write_manifest, bundles, engines, results, changes, shard_text)
+    check_reports((json_path, html), plots, overwrite=overwrite)
     if html is not None or plots is not None:
         require_pictures()
     shard = None if shard_text is None else Shard.parse(shard_text)
@@ -159,29 +177,37 @@ def main(
             bundles or (None,),
             engines or (DEFAULT_BACKEND,),
             threads_each(threads, workers),
-            lost_below,
-            recover,
+            changes,
         )
+    if out is not None and not overwrite:
+        for subject in subjects:
+            subject.store(out, layout, title).check_replaceable(chosen)
     evaluations = []
     for subject in subjects:
-        evaluation = Evaluation(subject.label, title, chosen, protocols, subject.facts(workers))
         store = None if out is None else subject.store(out, layout, title)
         make = subject.make(workers)
-        evaluate_tracker(make, evaluation, store=store, layout=layout, workers=workers, restart=restart)
+        with progress_bar() as bar:
+            evaluation = Evaluation(
+                subject.label, title, chosen, protocols, subject.facts(workers), progress=bar
+            )
+            evaluate_tracker(make, evaluation, store=store, layout=layout, workers=workers, restart=restart)
         evaluations.append(evaluation)
         if evaluation.interrupted:
             break
     for label, (folder, found_layout) in others.items():
-        evaluation = Evaluation(label, title, chosen, protocols, {"results": str(folder)})
-        evaluations.append(evaluate_files(folder, found_layout, evaluation))
+        with progress_bar() as bar:
+            evaluation = Evaluation(label, title, chosen, protocols, {"results": str(folder)}, progress=bar)
+            evaluations.append(evaluate_files(folder, found_layout, evaluation))
     show(evaluations, workers)
     emit_json(report_document(evaluations, title), json_path)
     write_pictures(evaluations, html, plots, worst)
+    if fit_lost is not None:
+        fit_thresholds(evaluations[0], subjects[0], fit_lost, write=write_manifest)
     _say_what_next(evaluations, subjects, dataset, data, out, shard)
     exit_by(evaluations)
 
 
-def _choose(sequences: list[Sequence], shard: Shard | None) -> list[Sequence]:
+def _choose(sequences: list[VideoSequence], shard: Shard | None) -> list[VideoSequence]:
     """This machine's part of the sequences."""
     chosen = sequences if shard is None else shard.take(sequences)
     if not chosen:

@@ -7,17 +7,15 @@ from pathlib import Path
 
 import click
 
-from sttrack_deploy.cli.common import command, say
+from sttrack_deploy.cli.common import FOLDER, PATH, command, say
 from sttrack_deploy.evaluation.shards import merge_results
 
 __all__ = ["merge_command"]
 
 
 @click.command("merge", context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("parts", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option(
-    "--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Where all results go."
-)
+@click.argument("parts", nargs=-1, required=True, type=PATH)
+@click.option("--out", type=FOLDER, required=True, help="Where all results go.")
 @command
 def merge_command(parts: tuple[Path, ...], out: Path) -> None:
     """Put the result files of several machines (sttrack-eval --shard I/N --out PART) into one folder.

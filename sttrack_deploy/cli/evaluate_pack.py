@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
-from sttrack_deploy.cli.common import command, console, say
+from sttrack_deploy.cli.bar import progress_bar
+from sttrack_deploy.cli.common import FILE, PATH, command, console, say
 from sttrack_deploy.cli.data import load_sequences
-from sttrack_deploy.cli.tracker_evaluation import progress_bar
 from sttrack_deploy.errors import UsageError
 from sttrack_deploy.evaluation.results import find_results
 from sttrack_deploy.evaluation.submission import FORMATS, pack
@@ -17,16 +17,16 @@ __all__ = ["pack_command"]
 
 
 @click.command("pack", context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("results", type=click.Path(path_type=Path))
+@click.argument("results", type=PATH)
 @click.option(
     "--format", "format_name", type=click.Choice(list(FORMATS)), required=True, help="The server it is for."
 )
-@click.option("--data", type=click.Path(path_type=Path), help="The test set's folder, to check against.")
+@click.option("--data", type=PATH, help="The test set's folder, to check against.")
 @click.option("--tracker", metavar="LABEL", help="Which one, if RESULTS holds several.")
 @click.option(
     "--zip",
     "archive",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=FILE,
     help="The archive.  [default: <format>_submission.zip]",
 )
 @command
@@ -51,11 +51,8 @@ def pack_command(
         raise UsageError(f"{results} has no tracker {label!r}; it has {', '.join(sorted(found))}")
     folder, layout = found[label]
     with progress_bar() as bar:
-        task = bar.add_task("checking", total=sum(len(s) for s in sequences))
-        lengths = iter(sequences)
-        files = pack(
-            folder, layout, sequences, submission, archive, lambda _: bar.advance(task, len(next(lengths)))
-        )
+        bar.stage("checking", sum(len(s) for s in sequences))
+        files = pack(folder, layout, sequences, submission, archive, bar)
     say(
         f"made {archive}: {files} files of {len(sequences)} sequences of {label}, "
         f"{archive.stat().st_size / 2**20:.1f} MiB"

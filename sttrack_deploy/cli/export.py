@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import tempfile
 import time
 from collections.abc import Callable
@@ -9,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from click.core import ParameterSource
 
-from sttrack_deploy.bundle import TrackingPolicy
-from sttrack_deploy.cli.common import command, console, tracking_options
+from sttrack_deploy.bundle import PolicyChanges, TrackingPolicy
+from sttrack_deploy.cli.bar import progress_bar
+from sttrack_deploy.cli.common import FILE, PATH, command, console, say, tracking_options
 from sttrack_deploy.cli.export_precision import convert, default_out, precision_options, precision_options_of
 from sttrack_deploy.errors import MissingDependencyError, UsageError, UserError
 from sttrack_deploy.geometry import parse_box
@@ -20,11 +22,9 @@ from sttrack_deploy.geometry import parse_box
 if TYPE_CHECKING:
     from sttrack_deploy.export.exporter import ExportOptions
     from sttrack_deploy.export.precision.int8 import Layout
-    from sttrack_deploy.export.validate import Check, ValidationClip
-    from sttrack_deploy.models.config import CropLaw, MemorySemantics, ModelConfig
-    from sttrack_deploy.models.network import STTrack
-
-FILE = click.Path(path_type=Path, dir_okay=False)
+    from sttrack_deploy.export.validation import Check, ValidationClip
+    from sttrack_deploy.models.config import CropRule, MemorySemantics, ModelConfig
+    from sttrack_deploy.models.networks import Network
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -37,12 +37,12 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Folder of the bundle.  [default with --from: BUNDLE-PRECISION]",
 )
 @precision_options
 @click.option(
-    "--memory-size", type=click.IntRange(min=1), help="Frames the memory holds.  [default: the model's]"
+    "--memory-size", type=click.IntRange(1, 4096), help="Frames the memory holds.  [default: the model's]"
 )
 @click.option("--memory-semantics", type=click.Choice(["test", "train"]), help="[default: the model's]")
 @click.option(
@@ -52,7 +52,7 @@ FILE = click.Path(path_type=Path, dir_okay=False)
     "[default: the model's]",
 )
 @click.option("--batch", default="1", show_default=True, metavar="N|dynamic", help="Targets for each call.")
-@click.option("--opset", type=int, help="ONNX opset, 18 to 20.  [default: 20]")
+@click.option("--opset", type=click.IntRange(18, 20), help="ONNX opset, 18 to 20.  [default: 20]")
 @click.option(
     "--license", "license_name", default="unknown", show_default=True, help="Licence of the weights."
 )
@@ -86,7 +86,7 @@ def main(
     force: bool,
     memory_size: int | None,
     memory_semantics: MemorySemantics | None,
-    crops: CropLaw | None,
+    crops: CropRule | None,
     batch: str,
     opset: int | None,
     license_name: str,
@@ -94,12 +94,11 @@ def main(
     validation_source: str | None,
     validation_box: str | None,
     accuracy: Path | None,
-    lost_below: float | None,
-    recover: bool | None,
+    changes: PolicyChanges,
 ) -> None:
     """Export a checkpoint to a bundle: template.onnx, search.onnx, manifest.json.
 
-    --lost-below and --recover become the bundle's defaults.
+    --lost-below, --recover and the other tracking options become the bundle's defaults.
 
     With --precision the graphs become FP16 or INT8, chosen by measurement and gated in closed loop
     against PyTorch; with --from an exported bundle is converted.
@@ -128,6 +127,7 @@ def main(
         ) from error
     if source is not None:
         _only_from(checkpoint, preset_name, config_path)
+        _none_beside_from(click.get_current_context())
         options_from = precision_options_of(precision, converting)
         convert(source, out or default_out(source, precision), options_from)
         return
@@ -135,8 +135,10 @@ def main(
         raise UsageError("give --checkpoint and --out, or --from BUNDLE to convert an exported bundle")
     if (validation_source is None) != (validation_box is None):
         raise UsageError("--validation-source and --validation-box go together")
-    policy = TrackingPolicy().override(lost_below, recover)
-    options = ExportOptions(opset or DEFAULT_OPSET, _batch(batch), policy, license_name, accuracy)
+    policy = TrackingPolicy().override(changes)
+    options = ExportOptions(
+        opset or DEFAULT_OPSET, _batch(batch), policy, license_name, accuracy, real_build=True
+    )
 
     def chosen(config: ModelConfig) -> ModelConfig:
         return config.with_memory(memory_size, memory_semantics).with_crops(crops)
@@ -155,25 +157,24 @@ def main(
 
 
 def _export(
-    network: STTrack, checkpoint: Path, out: Path, options: ExportOptions, clip: ValidationClip | None
+    network: Network, checkpoint: Path, out: Path, options: ExportOptions, clip: ValidationClip | None
 ) -> None:
     """Write the fp32 bundle under a progress bar and say what came of it."""
     from sttrack_deploy.export.exporter import export_bundle
-    from sttrack_deploy.export.validate import CLOSED_LOOP_FRAMES, CROP_FRAMES
+    from sttrack_deploy.export.validation import CLOSED_LOOP_FRAMES, CROP_FRAMES
 
     parameters = sum(p.numel() for p in network.parameters())
     console.print(f"{network.config.name}: {parameters / 1e6:.2f} M parameters from {checkpoint}")
     started = time.monotonic()
-    columns = (TextColumn("comparing with PyTorch"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        frames = CROP_FRAMES + min(CLOSED_LOOP_FRAMES, len(clip.frames) - 1) if clip else 1
-        task = bar.add_task("", total=frames, visible=clip is not None)
+    with progress_bar() as bar:
+        if clip is not None:
+            bar.stage("comparing with PyTorch", CROP_FRAMES + min(CLOSED_LOOP_FRAMES, len(clip.frames) - 1))
 
         def show(check: Check) -> None:
             mark = "[green]ok[/]  " if check.passed else "[red]FAIL[/]"
-            bar.console.print(f"  {mark} {check.name}: {check.detail}", highlight=False, soft_wrap=True)
+            console.print(f"  {mark} {check.name}: {check.detail}", highlight=False, soft_wrap=True)
 
-        bundle = export_bundle(network, checkpoint, out, options, clip, show, lambda: bar.advance(task))
+        bundle = export_bundle(network, checkpoint, out, options, clip, show, bar)
     manifest = bundle.manifest
     for graph in (manifest.template, manifest.search):
         console.print(f"  {bundle.path / graph.file}  {graph.bytes / 1e6:.1f} MB", soft_wrap=True)
@@ -185,7 +186,9 @@ def _export(
     )
     if clip is None:
         console.print("not compared with PyTorch (--no-validate)")
-    console.print(f"next: sttrack-run VIDEO --init-box X,Y,W,H --bundle {bundle.path}", soft_wrap=True)
+    console.print(
+        f"next: sttrack-run VIDEO --init-box X,Y,W,H --bundle {shlex.quote(str(bundle.path))}", soft_wrap=True
+    )
 
 
 def _only_from(checkpoint: Path | None, preset_name: str | None, config_path: Path | None) -> None:
@@ -193,6 +196,21 @@ def _only_from(checkpoint: Path | None, preset_name: str | None, config_path: Pa
     for value, option in ((checkpoint, "--checkpoint"), (preset_name, "--model"), (config_path, "--config")):
         if value is not None:
             raise UsageError(f"--from brings the network; leave {option} {value} out")
+
+
+def _none_beside_from(context: click.Context) -> None:
+    """What is decided when a network becomes graphs cannot be changed in a bundle, and is not ignored either."""
+    for name, option in (
+        ("memory_size", "--memory-size"),
+        ("memory_semantics", "--memory-semantics"),
+        ("crops", "--crops"),
+        ("batch", "--batch"),
+        ("opset", "--opset"),
+    ):
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise UsageError(
+                f"--from takes the bundle as it is: leave {option} out, or export the checkpoint again"
+            )
 
 
 def _batch(text: str) -> int | None:
@@ -209,7 +227,7 @@ def _load(
     config_path: Path | None,
     checkpoint: Path,
     chosen: Callable[[ModelConfig], ModelConfig],
-) -> STTrack:
+) -> Network:
     """The network of a published checkpoint or of our own weights; ``chosen`` changes its configuration."""
     from sttrack_deploy.models.config import preset
     from sttrack_deploy.models.network import STTrack
@@ -231,7 +249,7 @@ def _load(
         raise UsageError(
             f"{checkpoint} is a published checkpoint: say which network with --config EXPERIMENT.yaml or --model PRESET"
         )
-    config = config_from_yaml(config_path) if config_path else preset(str(preset_name))
+    config = config_from_yaml(config_path, say) if config_path else preset(str(preset_name))
     network = STTrack(chosen(config))
     load_published(network, checkpoint)
     return network
@@ -239,9 +257,9 @@ def _load(
 
 def _clip(source: str | None, box: str | None) -> ValidationClip:
     """Frames to compare on."""
-    from sttrack_deploy.export.validate import CLOSED_LOOP_FRAMES, ValidationClip
+    from sttrack_deploy.export.validation import CLOSED_LOOP_FRAMES, ValidationClip
     from sttrack_deploy.runtime.demo import DemoClip
-    from sttrack_deploy.runtime.source import open_source
+    from sttrack_deploy.video.source import open_source
 
     wanted = CLOSED_LOOP_FRAMES + 1
     if source is None or box is None:

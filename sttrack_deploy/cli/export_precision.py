@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -9,11 +10,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from rich import box
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from sttrack_deploy.bundle import open_bundle
-from sttrack_deploy.cli.common import complain, console, say
+from sttrack_deploy.cli.bar import Bar, rich_progress
+from sttrack_deploy.cli.common import FOLDER, FiniteFloat, complain, console, say
 from sttrack_deploy.errors import UsageError
 from sttrack_deploy.export.precision.thresholds import METHODS
 
@@ -26,7 +27,6 @@ __all__ = ["PRECISIONS", "convert", "default_out", "precision_options", "precisi
 PRECISIONS = ("fp32", "fp16", "int8", "int8-fp16")
 
 F = TypeVar("F", bound=Callable[..., Any])
-FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
 def precision_options(function: F) -> F:
@@ -82,21 +82,21 @@ def precision_options(function: F) -> F:
             ),
             click.option(
                 "--budget",
-                type=click.FloatRange(0, 1),
+                type=FiniteFloat(0, 1),
                 default=0.004,
                 show_default=True,
                 help="INT8 search: AUC (mean IoU with the truth, 0..1) that may be lost, beyond one standard error.",
             ),
             click.option(
                 "--step-budget",
-                type=click.FloatRange(0, 1),
+                type=FiniteFloat(0, 1),
                 default=0.01,
                 show_default=True,
                 help="INT8 search: mean 1 - IoU to fp32 of single steps from recorded states that is allowed.",
             ),
             click.option(
                 "--search-window",
-                type=click.IntRange(min=0),
+                type=click.IntRange(0, 1_000_000),
                 default=20,
                 show_default=True,
                 help="INT8 search: start again on the true box after so many frames, so that chance does not pile up; "
@@ -153,33 +153,19 @@ def convert(source_path: Path, out: Path, options: PrecisionOptions) -> None:
 
     source = open_bundle(source_path)
     started = time.monotonic()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        outcome = convert_bundle(source, out, options, _Bar(bar))
+    with rich_progress() as bar:
+        outcome = convert_bundle(source, out, options, _Watch(bar))
     _show(outcome, options, time.monotonic() - started)
 
 
-class _Bar:
-    """One line of the progress bar for each piece of work."""
-
-    def __init__(self, bar: Progress) -> None:
-        self._bar = bar
-        self._task: TaskID | None = None
-
-    def stage(self, name: str, total: int) -> None:
-        if self._task is not None:
-            self._bar.remove_task(self._task)
-        self._task = self._bar.add_task(name, total=total or None)
-
-    def tick(self, count: int = 1) -> None:
-        if self._task is not None:
-            self._bar.advance(self._task, count)
+class _Watch(Bar):
+    """Also shows what the search found."""
 
     def note(self, text: str) -> None:
         say(f"  {text}")
 
     def searched(self, result: SearchResult) -> None:
-        self._bar.console.print(sensitivity_table(result))
+        console.print(sensitivity_table(result))
 
 
 def sensitivity_table(result: SearchResult) -> Table:
@@ -228,4 +214,4 @@ def _show(outcome: Outcome, options: PrecisionOptions, seconds: float) -> None:
         say(
             "the portable layout is for TensorRT and OpenVINO; for ONNX Runtime on a CPU export with --qdq cpu"
         )
-    say(f"next: sttrack-eval --data DIR --bundle {bundle.path}")
+    say(f"next: sttrack-eval --data DIR --bundle {shlex.quote(str(bundle.path))}")

@@ -1,76 +1,58 @@
-"""``sttrack-run``: track an object in a video, a folder of images or a camera."""
+"""``sttrack-run``: track an object in a video, a folder of images or a camera, or many videos of a list."""
 
 from __future__ import annotations
 
-import contextlib
-import math
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
-import rich.progress
+from click.core import ParameterSource
 
-from sttrack_deploy.bundle import Bundle, open_bundle
+from sttrack_deploy.bundle import PolicyChanges
 from sttrack_deploy.cli.common import (
+    FILE,
+    MOST_FRAMES,
+    PATH,
+    TRACKING_NAMES,
+    FiniteFloat,
+    NamedPath,
     bundle_option,
     command,
-    console,
     engine_options,
-    say,
     tracking_options,
 )
-from sttrack_deploy.cli.run_summary import report_truth, suggest_next, summarise
+from sttrack_deploy.cli.option_groups import GroupedCommand
 from sttrack_deploy.errors import UsageError
-from sttrack_deploy.geometry import Box, parse_box
+from sttrack_deploy.geometry import parse_box
 
 if TYPE_CHECKING:  # imported when a run starts: a missing libGL must become one line, not a traceback
-    from sttrack_deploy.runtime.demo import DemoClip
-    from sttrack_deploy.runtime.display import Window
-    from sttrack_deploy.runtime.multi_tracker import MultiTracker
-    from sttrack_deploy.runtime.session import BoxChooser, Image, Outputs
-    from sttrack_deploy.runtime.sink import AtomicFile, ResultCollector
-    from sttrack_deploy.runtime.source import FrameSource
+    from sttrack_deploy.cli.run_one import RunJob
+    from sttrack_deploy.runtime.detections import DetectionRules
 
 __all__ = ["main"]
 
 DEMO_OUT = Path("sttrack_demo.mp4")
 
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """What to track and what to write.
-
-    Attributes:
-        source: None for the demo.
-        given: the targets' boxes; none for the demo and where the mouse draws them.
-        drawn: number of targets that the mouse draws.
-        boxes: files of boxes, one for each target, or none.
-    """
-
-    source: str | None
-    given: tuple[Box, ...]
-    drawn: int
-    show: bool
-    start: int
-    end: int | None
-    fps: float | None
-    video: Path | None
-    boxes: tuple[Path, ...]
-    json: str | None
-
-    @property
-    def demo(self) -> bool:
-        return self.source is None
-
-    @property
-    def targets(self) -> int:
-        return max(1, len(self.given) + self.drawn)
+OF_A_LIST = {"video_list", "workers", "ray", "start_above", "max_targets", "codec", "quality", "keep_audio"}
+OF_A_LIST |= {"overwrite", "bundle", "engine", "threads", *TRACKING_NAMES}
+"""Parameters that ``--list`` can be given with."""
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(
+    cls=GroupedCommand,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    groups={
+        "Target": ("init_boxes", "select", "start_from", "start_above", "max_targets", "demo"),
+        "Many videos": ("video_list", "workers", "ray"),
+        "Source": ("start", "end", "fps", "hardware"),
+        "Live source": ("reconnect", "every_frame"),
+        "Video output": ("out", "no_video", "codec", "quality", "keep_audio", "show"),
+        "Results": ("boxes", "json_file", "tracks", "tracks_format", "overwrite"),
+        "Model": ("bundle", "engine", "threads"),
+        "Tracking": TRACKING_NAMES,
+    },
+)
 @click.argument("source", required=False)
 @click.option(
     "--init-box",
@@ -82,29 +64,113 @@ class _Job:
 @click.option(
     "--select", count=True, help="Draw the target with the mouse; several times for several targets."
 )
+@click.option(
+    "--start-from",
+    type=FILE,
+    metavar="FILE",
+    help="Start targets, and start lost ones again, on a detector's boxes: COCO (.json) or MOTChallenge (.txt, .csv).",
+)
+@click.option(
+    "--start-above",
+    type=FiniteFloat(0, 1),
+    default=0.5,
+    show_default=True,
+    help="Least score of a detection that counts.",
+)
+@click.option(
+    "--max-targets",
+    type=click.IntRange(1, 1000),
+    default=32,
+    show_default=True,
+    help="Most targets that detections start.",
+)
 @click.option("--demo", is_flag=True, help="Render a clip, track it, compare with its exact truth.")
 @click.option(
+    "--list",
+    "video_list",
+    type=FILE,
+    metavar="FILE.csv",
+    help="Track many videos: a table with the columns source, box and output. What is finished is skipped.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 256),
+    help="Videos of the list at once, a process each.  [default: 1; with --ray as many as fit]",
+)
+@click.option(
+    "--ray",
+    metavar="ADDRESS",
+    help="Track the list on a Ray cluster, a task each: its address, auto, or local for one on this machine.",
+)
+@click.option(
+    "--start",
+    type=click.IntRange(0, MOST_FRAMES),
+    default=0,
+    show_default=True,
+    help="First frame, counted from 0.",
+)
+@click.option(
+    "--end", type=click.IntRange(1, MOST_FRAMES), help="Frame to stop before.  [default: all frames]"
+)
+@click.option("--fps", type=FiniteFloat(0.1, 480), help="Frame rate, where the source's is missing or wrong.")
+@click.option(
+    "--decode-on",
+    "hardware",
+    metavar="DEVICE",
+    help="Decode a video on hardware: cuda, vaapi, …  [default: CPU]",
+)
+@click.option(
+    "--reconnect",
+    type=FiniteFloat(0, 1e9),
+    metavar="SECONDS",
+    default=10,
+    show_default=True,
+    help="How long to try again after a live source stopped; 0 to end at once.",
+)
+@click.option(
+    "--every-frame", is_flag=True, help="Track each frame of a live source, instead of always the newest."
+)
+@click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Annotated video to write.  [default: SOURCE's name with _tracked.mp4, in this folder]",
 )
 @click.option("--no-video", is_flag=True, help="Write no video.")
 @click.option(
-    "--boxes",
-    type=click.Path(path_type=Path),
-    help="Write x,y,w,h a line, one for each frame; of several targets to FILE's name with _1, _2, …",
+    "--codec",
+    type=click.Choice(["h264", "av1", "mpeg4"]),
+    help="Of the video.  [default: h264; av1 in .webm, mpeg4 in .avi]",
 )
+@click.option("--quality", type=click.IntRange(0, 100), default=75, show_default=True, help="Of the video.")
 @click.option(
-    "--json", "json_file", metavar="FILE", help="Write a JSON object a line for each frame; '-' prints them."
+    "--keep-audio/--no-audio",
+    default=True,
+    show_default=True,
+    help="Copy the source's sound, where the format allows it.",
 )
 @click.option("--show", is_flag=True, help="Preview: r re-selects, space pauses, q or Esc quits.")
 @click.option(
-    "--start", type=click.IntRange(min=0), default=0, show_default=True, help="First frame, counted from 0."
+    "--boxes",
+    type=PATH,
+    help="Write x,y,w,h a line, one for each frame; of several targets to FILE's name with _1, _2, …",
 )
-@click.option("--end", type=click.IntRange(min=1), help="Frame to stop before.  [default: all frames]")
 @click.option(
-    "--fps", type=click.FloatRange(0.1, 480), help="Frame rate, where the source's is missing or wrong."
+    "--json",
+    "json_file",
+    type=NamedPath(allow_dash=True),
+    help="Write a JSON object a line for each target and frame; '-' prints them.",
 )
+@click.option(
+    "--tracks",
+    type=PATH,
+    help="Write tracks: MOTChallenge (.txt), CVAT for video (.xml), COCO (.json) or a table (.csv).",
+)
+@click.option(
+    "--tracks-format",
+    type=click.Choice(["mot", "cvat", "coco", "csv"]),
+    help="Format of --tracks.  [default: by its suffix]",
+)
+@click.option("--overwrite", is_flag=True, help="Replace files that exist.")
 @bundle_option
 @engine_options
 @tracking_options
@@ -114,21 +180,19 @@ def main(
     init_boxes: tuple[str, ...],
     select: int,
     demo: bool,
-    out: Path | None,
-    no_video: bool,
-    boxes: Path | None,
-    json_file: str | None,
-    show: bool,
-    start: int,
-    end: int | None,
-    fps: float | None,
+    video_list: Path | None,
+    workers: int | None,
+    ray: str | None,
     bundle: Path | None,
     engine: str,
     threads: int | None,
-    lost_below: float | None,
-    recover: bool | None,
+    changes: PolicyChanges,
+    **options: Any,
 ) -> None:
-    """Track one object or several in SOURCE: a video, a folder of images, a camera's index (0) or a stream's URL.
+    """Track one object or several in SOURCE.
+
+    SOURCE is a video, a folder of images, a pattern (%05d.jpg, '*.png'), a camera (0, /dev/video0), a URL
+    (http, rtsp, udp, …) or - for standard input.
 
     The first frame's result is the box you gave, with confidence 1. Several targets run as one batch, if
     the bundle's batch is dynamic (sttrack-export --batch dynamic). Ctrl-C and errors keep every frame
@@ -139,200 +203,116 @@ def main(
     sttrack-run street.mp4 --init-box 120,80,64,48
     sttrack-run street.mp4 --init-box 120,80,64,48 --init-box 300,90,40,90
     sttrack-run street.mp4 --select --boxes street.txt
+    sttrack-run street.mp4 --start-from detections.json --tracks street.xml
+    sttrack-run --list videos.csv --workers 4
     sttrack-run 0 --select --show --no-video
     """
+    _quieten_opencv()
+    from sttrack_deploy.runtime.detections import DetectionRules
+
+    rules = DetectionRules(options["start_above"], options["max_targets"])
+    if video_list is not None:
+        _check_list_options(click.get_current_context())
+        from sttrack_deploy.cli.run_list import run_list
+        from sttrack_deploy.runtime.video_list import ListSettings
+        from sttrack_deploy.runtime.worker_pool import threads_each
+
+        each = threads_each(threads, 1 if ray else workers or 1)
+        kept = options["codec"], options["quality"], options["keep_audio"]
+        settings = ListSettings(bundle, engine, each, changes, *kept, rules)
+        run_list(video_list, settings, workers, ray, overwrite=options["overwrite"])
+        return
+    if workers is not None or ray is not None:
+        raise UsageError("--workers and --ray are for many videos: name them with --list FILE.csv")
+    _check_targets(source, init_boxes, select, demo, options)
+    job = _job(source, init_boxes, select, rules, options)
+    from sttrack_deploy.cli.run_one import run_one
+    from sttrack_deploy.runtime.video_list import ListSettings
+
+    run_one(job, ListSettings(bundle, engine, threads, changes).make_tracker())
+
+
+def _check_list_options(context: click.Context) -> None:
+    """Raises UsageError where an option was given that means nothing with a list."""
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        if name not in OF_A_LIST and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            shown = "SOURCE" if name == "source" else parameter.opts[0]
+            raise UsageError(
+                f"{shown} does not go with --list: the list names sources, boxes, frames and outputs"
+            )
+
+
+def _check_targets(
+    source: str | None, init_boxes: tuple[str, ...], select: int, demo: bool, options: dict[str, Any]
+) -> None:
+    detector = options["start_from"] is not None
     if demo == (source is not None):
-        raise UsageError("name one SOURCE (a video, a folder of images or a camera index), or use --demo")
-    if demo and (init_boxes or select):
-        raise UsageError("--demo knows its target: leave --init-box and --select out")
-    if not demo and bool(init_boxes) == bool(select):
-        raise UsageError("say what to track: either --init-box X,Y,W,H, or --select to draw it")
-    if no_video and out is not None:
+        raise UsageError(
+            "name one SOURCE (a video, a folder of images or a camera index), a --list of them, or use --demo"
+        )
+    if demo and (init_boxes or select or detector):
+        raise UsageError("--demo knows its target: leave --init-box, --select and --start-from out")
+    if not demo and bool(init_boxes) + bool(select) + detector != 1:
+        raise UsageError(
+            "say what to track: either --init-box X,Y,W,H, or --select to draw it, or --start-from a detector's file"
+        )
+    if detector and options["boxes"] is not None:
+        raise UsageError("--boxes is for targets that are given; with --start-from use --json or --tracks")
+    if options["no_video"] and options["out"] is not None:
         raise UsageError("--out and --no-video exclude each other")
+    start, end = options["start"], options["end"]
     if end is not None and end <= start:
         raise UsageError(f"--end {end} must be greater than --start {start}")
+
+
+def _job(
+    source: str | None,
+    init_boxes: tuple[str, ...],
+    select: int,
+    rules: DetectionRules,
+    options: dict[str, Any],
+) -> RunJob:
+    from sttrack_deploy.cli.run_one import RunJob
+    from sttrack_deploy.runtime.detections import read_detections
+    from sttrack_deploy.runtime.run_files import RunFiles, boxes_files
+
     given = tuple(parse_box(text) for text in init_boxes)
-    video = None if no_video else out or _default_out(source)
-    files = _boxes_files(boxes, max(1, len(given) + select))
-    job = _Job(source, given, select, show, start, end, fps, video, files, json_file)
-    _check_names(job)
-    _quieten_opencv()
-    _track(job, _make_tracker(bundle, engine, threads, lost_below, recover))
+    files = RunFiles(
+        video=None if options["no_video"] else options["out"] or _default_out(source),
+        codec=options["codec"],
+        quality=options["quality"],
+        sound=options["keep_audio"],
+        boxes=boxes_files(options["boxes"], max(1, len(given) + select)),
+        json=options["json_file"],
+        tracks=options["tracks"],
+        tracks_format=options["tracks_format"],
+        overwrite=options["overwrite"],
+    )
+    # The demo's own file is written again by the next demo.
+    files.check(source, ours=[DEMO_OUT] if source is None else ())
+    detections = options["start_from"]
+    return RunJob(
+        source=source,
+        given=given,
+        drawn=select,
+        files=files,
+        detections=None if detections is None else read_detections(detections),
+        rules=rules,
+        **{
+            name: options[name]
+            for name in ("show", "start", "end", "fps", "reconnect", "every_frame", "hardware")
+        },
+    )
 
 
 def _default_out(source: str | None) -> Path:
-    if source is None:
-        return DEMO_OUT
-    stem = f"camera{source}" if source.isdecimal() and not Path(source).exists() else Path(source).stem
-    return Path(f"{stem or Path(source).resolve().name or 'stream'}_tracked.mp4")
+    from sttrack_deploy.video.source import source_stem
 
-
-def _boxes_files(path: Path | None, targets: int) -> tuple[Path, ...]:
-    """``street.txt``, or ``street_1.txt``, ``street_2.txt``, … for several targets."""
-    if path is None or targets == 1:
-        return () if path is None else (path,)
-    return tuple(path.with_name(f"{path.stem}_{number}{path.suffix}") for number in range(1, targets + 1))
-
-
-def _check_names(job: _Job) -> None:
-    """Raises UsageError where two files, or a file and the source, have one name."""
-    json_path = None if job.json in (None, "-") else job.json
-    named = [Path(name).resolve() for name in (job.source, job.video, *job.boxes, json_path) if name]
-    for path in named:
-        if named.count(path) > 1:
-            raise UsageError(f"{path} is named twice: the source and each output need a name of their own")
+    return DEMO_OUT if source is None else Path(f"{source_stem(source)}_tracked.mp4")
 
 
 def _quieten_opencv() -> None:
     """OpenCV and FFmpeg comment on every failure on standard error; the command says it in one line."""
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-
-
-def _make_tracker(
-    path: Path | None, engine: str, threads: int | None, lost_below: float | None, recover: bool | None
-) -> MultiTracker:
-    from sttrack_deploy.engines.registry import create_engine
-    from sttrack_deploy.runtime.multi_tracker import MultiTracker
-
-    bundle = open_bundle(path)
-    policy = bundle.manifest.tracking.override(lost_below, recover)
-    return MultiTracker(bundle, create_engine(engine, bundle, threads), policy)
-
-
-def _say_calls(job: _Job, bundle: Bundle) -> None:
-    """Say once where several targets do not fit into one call of the engine."""
-    from sttrack_deploy.runtime.multi_tracker import calls_for
-
-    calls = calls_for(bundle, job.targets)
-    if calls > 1:
-        say(
-            f"note: this bundle takes {bundle.manifest.batch} target(s) a call, {job.targets} targets take {calls} "
-            "calls a frame; a bundle of sttrack-export --batch dynamic takes them in one"
-        )
-
-
-def _track(job: _Job, tracker: MultiTracker) -> None:
-    from sttrack_deploy.runtime import display
-    from sttrack_deploy.runtime.demo import DemoClip
-    from sttrack_deploy.runtime.session import Session
-    from sttrack_deploy.runtime.sink import ResultCollector
-
-    if job.show or job.drawn:
-        display.require_display()
-    _say_calls(job, tracker.bundle)
-    clip = DemoClip() if job.demo else None
-    collected = ResultCollector()
-    session = Session(tracker)
-    files: list[AtomicFile] = []
-    finished = False
-    try:
-        with contextlib.ExitStack() as stack:
-            source = stack.enter_context(_open(job, clip))
-            window = stack.enter_context(display.Window()) if job.show or job.drawn else None
-            draw = None if window is None else _drawn(window, job.targets)
-            choose: BoxChooser
-            if clip is not None:
-                choose = _given([clip.truth[job.start]])
-            elif job.given:
-                choose = _given(job.given)
-            else:
-                assert draw is not None
-                choose = draw
-            outputs = _open_outputs(job, source, stack, files, collected if clip else None)
-            outputs = replace(
-                outputs,
-                window=window if job.show else None,
-                truth=clip.truth if clip else None,
-                reselect=draw,
-            )
-            with _progress(source.info.frames) as advance:
-                session.run(source, choose, outputs, advance)
-        finished = True
-    finally:
-        # Reached by errors and Ctrl-C too, when the files are already closed: say what there is.
-        summarise(session, files, tracker, finished=finished)
-    if clip is not None:
-        report_truth(clip.truth, collected.results)
-    suggest_next(job.source, session.boxes if job.drawn else ())
-
-
-def _given(boxes: Sequence[Box]) -> BoxChooser:
-    return lambda _: boxes
-
-
-def _drawn(window: Window, targets: int) -> BoxChooser:
-    """Each target drawn in turn; those that are drawn already are shown."""
-
-    def choose(image: Image) -> list[Box]:
-        from sttrack_deploy.runtime.overlay import draw_outline
-
-        boxes: list[Box] = []
-        canvas = image.copy()
-        for number in range(targets):
-            boxes.append(window.select(canvas))
-            draw_outline(canvas, boxes[-1], number)
-        return boxes
-
-    return choose
-
-
-def _open(job: _Job, clip: DemoClip | None) -> FrameSource:
-    from sttrack_deploy.runtime.source import FrameSource, SourceInfo, open_source
-
-    if clip is None:
-        assert job.source is not None
-        return open_source(job.source, job.start, job.end, job.fps)
-    frames = range(len(clip.truth))[job.start : job.end]
-    if not frames:
-        raise UsageError(f"the demo has {len(clip.truth)} frames; --start {job.start} is past its end")
-    if math.isnan(clip.truth[job.start][0]):
-        raise UsageError(f"the demo's target is hidden on frame {job.start}; choose another --start")
-    info = SourceInfo("demo", "demo", len(frames), job.fps or clip.fps)
-    return FrameSource(info, clip.frames(frames))
-
-
-def _open_outputs(
-    job: _Job,
-    source: FrameSource,
-    stack: contextlib.ExitStack,
-    files: list[AtomicFile],
-    collected: ResultCollector | None,
-) -> Outputs:
-    """Open what is to be written; ``stack`` closes it, ``files`` gets it in the order of the options."""
-    from sttrack_deploy.runtime import sink
-    from sttrack_deploy.runtime.session import Outputs
-    from sttrack_deploy.runtime.source import DEFAULT_FPS
-
-    video = None
-    writers: list[sink.ResultWriter] = [] if collected is None else [collected]
-    if job.video is not None:
-        video = stack.enter_context(sink.VideoWriter(job.video, source.info.fps or DEFAULT_FPS))
-        files.append(video)
-    for target, path in enumerate(job.boxes):
-        boxes = stack.enter_context(sink.BoxesWriter(path, target))
-        files.append(boxes)
-        writers.append(boxes)
-    if job.json == "-":
-        writers.append(sink.JsonToStdout())
-    elif job.json is not None:
-        lines = stack.enter_context(sink.JsonWriter(Path(job.json)))
-        files.append(lines)
-        writers.append(lines)
-    return Outputs(video, writers)
-
-
-@contextlib.contextmanager
-def _progress(total: int | None) -> Iterator[Callable[[int], None]]:
-    """A progress bar on standard error, where that is a terminal; yields the function that moves it."""
-    columns = (
-        rich.progress.TextColumn("tracking"),
-        rich.progress.BarColumn(),
-        rich.progress.MofNCompleteColumn(),
-        rich.progress.TimeRemainingColumn(),
-    )
-    with rich.progress.Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as bar:
-        task = bar.add_task("tracking", total=total)
-        yield lambda frames: bar.update(task, completed=frames)

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import math
 import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,9 +14,19 @@ import click
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
 
-from sttrack_deploy.cli.common import INTERRUPTED, command, console, say
-from sttrack_deploy.cli.train_material import LAYOUTS, load_material
-from sttrack_deploy.errors import MissingDependencyError, UsageError
+from sttrack_deploy.cli.common import (
+    FILE,
+    FOLDER,
+    INTERRUPTED,
+    MOST_FRAMES,
+    THREADS,
+    FiniteFloat,
+    command,
+    console,
+    say,
+)
+from sttrack_deploy.errors import MissingDependencyError, UsageError, UserError
+from sttrack_deploy.models.training.material import LAYOUTS, load_material
 
 if TYPE_CHECKING:
     from sttrack_deploy.models.network import STTrack
@@ -23,8 +34,6 @@ if TYPE_CHECKING:
     from sttrack_deploy.models.training.trainer import Trainer
     from sttrack_deploy.models.training.training_log import Progress
 
-FOLDER = click.Path(path_type=Path, file_okay=False)
-FILE = click.Path(path_type=Path, dir_okay=False)
 
 MANY_CORES = 4
 """From so many on, one thread makes clips while the others train."""
@@ -51,38 +60,44 @@ MUCH_WAITING = 0.2
 @click.option(
     "--backbone", type=FILE, help="Start the ResNet from a classifier's weights (torchvision's .pth)."
 )
-@click.option("--until", type=click.IntRange(min=1), help="Stop at this step; resume later.")
+@click.option("--until", type=click.IntRange(1, MOST_FRAMES), help="Stop at this step; resume later.")
 @click.option(
-    "--minutes", type=click.FloatRange(min=0, min_open=True), help="Stop after this time; resume later."
+    "--minutes", type=FiniteFloat(0, min_open=True, max=1e9), help="Stop after this time; resume later."
 )
 @click.option("--device", help="torch device.  [default: cuda if there is one, else cpu]")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all]")
+@click.option("--threads", type=THREADS, help="CPU threads.  [default: all]")
 @click.option(
     "--ahead",
-    type=click.IntRange(min=0),
+    type=click.IntRange(0, 256),
     help=f"Batches made ahead, each in a thread.  [default: 1 on a GPU or {MANY_CORES} cores, else 0]",
 )
 @click.option(
     "--shares",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, 1024),
     help="Batches side by side in a step: go on with fewer processes.  [default: one for each process]",
 )
-@click.option("--image-limit", type=click.IntRange(min=1), help="Use only so many photographs (for a trial).")
 @click.option(
-    "--report-every", type=click.IntRange(min=1), default=50, show_default=True, help="Steps a log line."
+    "--image-limit", type=click.IntRange(1, MOST_FRAMES), help="Use only so many photographs (for a trial)."
+)
+@click.option(
+    "--report-every",
+    type=click.IntRange(1, MOST_FRAMES),
+    default=50,
+    show_default=True,
+    help="Steps a log line.",
 )
 @click.option(
     "--validate-every",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, MOST_FRAMES),
     default=1000,
     show_default=True,
     help="Steps; with a checkpoint.",
 )
 @click.option(
-    "--validation-clips", type=click.IntRange(min=2), default=128, show_default=True, help="Held out."
+    "--validation-clips", type=click.IntRange(2, 100_000), default=128, show_default=True, help="Held out."
 )
 @click.option(
-    "--keep", type=click.IntRange(min=1), default=3, show_default=True, help="Checkpoints that stay."
+    "--keep", type=click.IntRange(1, 10_000), default=3, show_default=True, help="Checkpoints that stay."
 )
 @click.option("--tensorboard", is_flag=True, help="Write TensorBoard's log too.")
 @click.option("--changed-recipe", is_flag=True, help="Go on although the recipe is not the run's any more.")
@@ -117,13 +132,28 @@ def main(
     try:
         import torch
 
+        from sttrack_deploy.models.training.closed_loop.run import is_closed_loop
         from sttrack_deploy.models.training.distributed import launched_processes
         from sttrack_deploy.models.training.recipe import read_recipe
         from sttrack_deploy.models.training.trainer import RunOptions, Trainer
     except ImportError as error:
         name = error.name or "torch"
         raise MissingDependencyError(name, "training", 'pip install "sttrack-deploy[train]"') from error
+    if is_closed_loop(recipe_path):
+        if config is not None or data_places:
+            raise UsageError(
+                "closed-loop training takes --images and --videos; leave --config and --data out"
+            )
+        _train_closed_loop(
+            recipe_path, images, videos, out, init, backbone, until, minutes, threads, image_limit
+        )
+        return
     recipe, places = read_recipe(recipe_path), _places(data_places)
+    for folder in (images, *videos):
+        if folder is not None and not folder.is_dir():
+            raise UserError(
+                f"{folder} is not a folder: name one with photographs (--images) or videos (--videos)"
+            )
     if config is not None:
         recipe = _with_published_network(recipe, config)
     if threads:
@@ -164,6 +194,60 @@ def main(
         _conclude(trainer, display, ahead)
 
 
+def _train_closed_loop(
+    recipe_path: Path,
+    images: Path | None,
+    videos: tuple[Path, ...],
+    out: Path,
+    init: Path | None,
+    nanotrack: Path | None,
+    until: int | None,
+    minutes: float | None,
+    threads: int | None,
+    image_limit: int | None,
+) -> None:
+    """Train a network with a dense head: every crop follows its own boxes."""
+    import torch
+
+    from sttrack_deploy.models.training.closed_loop.run import (
+        calibrate_inputs,
+        frozen_part,
+        load_material,
+        network_to_train,
+        read_closed_loop,
+    )
+    from sttrack_deploy.models.training.closed_loop.training import CHECKPOINT, train
+    from sttrack_deploy.models.weights import save_weights
+
+    model, recipe = read_closed_loop(recipe_path)
+    if not videos:
+        raise UsageError(
+            "closed-loop training needs annotated video: --videos DIR, as often as there are folders"
+        )
+    if threads:
+        torch.set_num_threads(threads)
+    resumed = (out / CHECKPOINT).is_file()
+    network = network_to_train(model, init, nanotrack, recipe.seed)
+    with console.status("reading the training material"):
+        out.mkdir(parents=True, exist_ok=True)
+        material = load_material(images, videos, out / "bank-train.npz", image_limit)
+        frozen = frozen_part(network, say)
+    if init is None and not resumed:
+        calibrate_inputs(network, frozen, material, recipe)
+    said = "goes on from its checkpoint" if resumed else f"begins with {init or nanotrack}"
+    say(
+        f"{model.name}: {len(material.tracks)} tracks, {recipe.clips} clips a step, {recipe.steps} steps; {said}"
+    )
+    seconds = math.inf if minutes is None else 60 * minutes
+    weights = train(network, frozen, material, recipe, out, seconds, say, until=until)
+    path = out / "weights.safetensors"
+    save_weights(path, model, weights)
+    say(
+        f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB, averaged weights), {out / CHECKPOINT}, {out / 'log.csv'}"
+    )
+    say(f"next: sttrack-export --checkpoint {shlex.quote(str(path))} --out export/{model.name}")
+
+
 def _places(given: tuple[str, ...]) -> dict[str, Path]:
     """Where published sets lie, by name; a folder without a name holds several under theirs."""
     places: dict[str, Path] = {}
@@ -186,11 +270,11 @@ def _with_published_network(recipe: Recipe, config: Path) -> Recipe:
     from sttrack_deploy.models.published import config_from_yaml
 
     memory = recipe.model.memory_capacity, recipe.model.memory_semantics
-    return dataclasses.replace(recipe, model=config_from_yaml(config).with_memory(*memory))
+    return dataclasses.replace(recipe, model=config_from_yaml(config, say).with_memory(*memory))
 
 
 def _initial(recipe: Recipe, init: Path | None, backbone: Path | None) -> STTrack | None:
-    from sttrack_deploy.models.training.starting import fresh_network, load_backbone, load_initial
+    from sttrack_deploy.models.training.initialization import fresh_network, load_backbone, load_initial
 
     network = load_initial(init, recipe.model) if init else None
     if backbone is not None:
@@ -287,7 +371,9 @@ def _conclude(trainer: Trainer, display: _Display, ahead: int) -> None:
                 f"making clips ahead in more threads may be faster, if there are cores for it: --ahead {ahead + 2}"
             )
     chosen = best if best.is_file() else weights
-    say(f"next: sttrack-export --checkpoint {chosen} --out export/{trainer.recipe.model.name}")
+    say(
+        f"next: sttrack-export --checkpoint {shlex.quote(str(chosen))} --out export/{trainer.recipe.model.name}"
+    )
 
 
 if __name__ == "__main__":

@@ -9,8 +9,15 @@ from pathlib import Path
 import click
 from rich.markup import escape
 
-from sttrack_deploy.bundle import open_bundle
-from sttrack_deploy.cli.common import bundle_option, command, console, engine_options, tracking_options
+from sttrack_deploy.bundle import PolicyChanges, open_bundle
+from sttrack_deploy.cli.common import (
+    FOLDER,
+    bundle_option,
+    command,
+    console,
+    engine_options,
+    tracking_options,
+)
 from sttrack_deploy.engines.registry import DEFAULT_BACKEND
 
 __all__ = ["vot_command"]
@@ -19,7 +26,7 @@ EXTRA = 'pip install "sttrack-deploy[vot]"'
 
 
 @click.command("vot", context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("workspace", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("workspace", type=FOLDER)
 @bundle_option
 @engine_options
 @tracking_options
@@ -36,8 +43,7 @@ def vot_command(
     bundle: Path | None,
     engine: str,
     threads: int | None,
-    lost_below: float | None,
-    recover: bool | None,
+    changes: PolicyChanges,
     label: str | None,
     force: bool,
 ) -> None:
@@ -51,11 +57,11 @@ def vot_command(
 
     opened = open_bundle(bundle)
     # Whatever keeps the engine from running is said here, not in a log of the toolkit's.
-    registry.create_engine(engine, opened, threads)
+    registry.load_engine(engine, opened, threads)
     if label is None:
-        name = opened.manifest.name
+        name = opened.manifest.title
         label = as_identifier(name if engine == DEFAULT_BACKEND else f"{name}-{engine}")
-    entry = TrackerEntry(label, opened.path.resolve(), engine, threads, lost_below, recover)
+    entry = TrackerEntry(label, opened.path.resolve(), engine, threads, changes)
     change = write_entry(workspace, entry, force=force)
     _say(f"{workspace / TRACKERS}: [{label}] {change.value}")
     _suggest_next(workspace, label)

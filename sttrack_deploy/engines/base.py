@@ -1,17 +1,36 @@
-"""The interface that every back end implements."""
+"""The interface that every back end implements, and the checks that all of them make."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Engine", "EngineState", "Prediction"]
+from sttrack_deploy.bundle import Bundle, GraphSpec
+from sttrack_deploy.errors import UsageError, UserError
+
+__all__ = [
+    "Arrays",
+    "Engine",
+    "EngineState",
+    "Ports",
+    "Prediction",
+    "check_finite",
+    "check_interface",
+    "check_process",
+    "graph_inputs",
+]
 
 UInt8Array = npt.NDArray[np.uint8]
 BoolArray = npt.NDArray[np.bool_]
 Float32Array = npt.NDArray[np.float32]
+
+Arrays = dict[str, npt.NDArray[Any]]
+"""State tensors by :attr:`~sttrack_deploy.bundle.StateSpec.name`, ``(B, ...)`` each."""
 
 EngineState = Any
 """A track's state, opaque to the caller: it stays where the back end computes (arrays, device buffers).
@@ -53,6 +72,118 @@ class Engine(Protocol):
         """
         ...
 
+    def export_state(self, state: EngineState) -> Arrays:
+        """Copies of a state's tensors in host memory: to look at, to keep, or for :meth:`import_state` of any engine
+        of a bundle with the same state. The state may still be used.
+        """
+        ...
+
+    def import_state(self, arrays: Arrays) -> EngineState:
+        """A new state that holds copies of these tensors: all those of the manifest, in its shapes and dtypes.
+
+        Raises:
+            UsageError: a tensor is missing, or is of another shape or dtype.
+        """
+        ...
+
     def describe(self) -> dict[str, str]:
         """Version, device or execution provider, threads: what to print beside a measurement."""
         ...
+
+
+def check_finite(engine: str, prediction: Prediction, frame: int) -> None:
+    """Refuse numbers that mean nothing: they would become a box in the corner, and "not lost".
+
+    Args:
+        frame: counted from the first one, which is 0.
+
+    Raises:
+        UserError: the box or the confidence of a target is NaN or infinite.
+    """
+    for name, values in (("box", prediction.box), ("confidence", prediction.confidence)):
+        finite = np.isfinite(values)
+        if not finite.all():
+            row = int(np.argwhere(~finite)[0][0])
+            target = f" for target {row + 1}" if len(values) > 1 else ""
+            raise UserError(
+                f"the engine '{engine}' gave '{name}' = {np.asarray(values)[row].tolist()}{target} on frame "
+                f"{frame} (the first is 0): the network's numbers are not finite. Its weights are damaged, or this "
+                "precision overflows: try the fp32 bundle, or another --engine"
+            )
+
+
+def check_process(engine: str, made_in: int) -> None:
+    """Refuse to run an engine in a child that was forked: its threads are not there, and it would wait for ever.
+
+    Args:
+        made_in: ``os.getpid()`` of the process that made it.
+
+    Raises:
+        UserError: this is another process.
+    """
+    if os.getpid() != made_in:
+        raise UserError(
+            f"the engine '{engine}' was made before this process was forked and cannot run in it: make the tracker in "
+            "the child, and start children with multiprocessing.get_context('spawn')"
+        )
+
+
+Ports = Mapping[str, tuple[str, tuple[int | str, ...]]]
+"""dtype and shape by name; an axis that is not fixed is a name."""
+
+
+def check_interface(
+    path: Path, spec: GraphSpec, inputs: Ports, outputs: Ports, batch: int | None = None
+) -> None:
+    """Raises UserError where a graph's inputs or outputs are not the manifest's.
+
+    Args:
+        batch: what the manifest's dynamic axes were fixed to, if they were.
+    """
+    for side, actual, expected in (("input", inputs, spec.inputs), ("output", outputs, spec.outputs)):
+        wanted = {e.name: (e.dtype, _fixed(e.shape, batch)) for e in expected}
+        for name in sorted({*actual, *wanted}):
+            seen, told = actual.get(name), wanted.get(name)
+            if seen != told:
+                raise UserError(
+                    f"{path} does not match its manifest: {side} '{name}' is {_show(seen)} in the file, "
+                    f"{_show(told)} in the manifest; export the bundle again"
+                )
+
+
+def graph_inputs(bundle: Bundle, arrays: Arrays) -> Arrays:
+    """State tensors by the names of the search graph's inputs, not copied.
+
+    Args:
+        arrays: by :attr:`StateSpec.name`.
+
+    Raises:
+        UsageError: they are not the state of this bundle: a tensor is missing, unknown, or of another shape or dtype.
+    """
+    states = bundle.manifest.state
+    if set(arrays) != {spec.name for spec in states}:
+        raise UsageError(
+            f"the state holds {', '.join(sorted(arrays)) or 'nothing'}; {bundle.path} needs "
+            f"{', '.join(sorted(spec.name for spec in states))}: it was exported from another model"
+        )
+    tensors = {tensor.name: tensor for tensor in bundle.manifest.search.inputs}
+    batch = {len(value) for value in arrays.values() if value.ndim}
+    if len(batch) > 1:
+        raise UsageError(f"the tensors of a state are of one batch, not of {sorted(batch)} targets")
+    for spec in states:
+        value, wanted = arrays[spec.name], tensors[spec.input]
+        shape = _fixed(wanted.shape, next(iter(batch), 1))
+        if value.dtype.name != wanted.dtype or value.shape != shape:
+            raise UsageError(
+                f"the state's {spec.name} is {value.dtype.name} {list(value.shape)}; {bundle.path} needs "
+                f"{wanted.dtype} {list(shape)}"
+            )
+    return {spec.input: arrays[spec.name] for spec in states}
+
+
+def _fixed(shape: tuple[int | str, ...], batch: int | None) -> tuple[int | str, ...]:
+    return tuple(batch if isinstance(axis, str) and batch is not None else axis for axis in shape)
+
+
+def _show(value: tuple[str, tuple[int | str, ...]] | None) -> str:
+    return "absent" if value is None else f"{value[0]} {list(value[1])}"

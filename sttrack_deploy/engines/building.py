@@ -1,19 +1,21 @@
 """What the build steps of all engines share: the options, what they report while they work, what they hand back.
 
-A build turns a bundle into files that fit this machine. Each target has a module with a function
+A build turns a bundle into files that fit this machine. Each target has a function
 ``build(bundle, options, report) -> BuiltEngine``; :data:`BUILDERS` names it.
 """
 
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from sttrack_deploy.bundle import Bundle
-from sttrack_deploy.engines.shelf import shelf_of
+from sttrack_deploy.engines.cache import cache_of
 from sttrack_deploy.errors import UsageError
 
 __all__ = [
@@ -26,6 +28,7 @@ __all__ = [
     "SilentReport",
     "batch_range",
     "builder_of",
+    "child_environment",
     "folder_of",
 ]
 
@@ -48,7 +51,7 @@ class BuildOptions:
     """How to build; a target ignores what it has no use for and must not ignore it silently where it matters.
 
     Attributes:
-        out: folder to write; ``None`` for the bundle's folder on the shelf (:func:`folder_of`).
+        out: folder to write; ``None`` for the bundle's folder in the engine cache (:func:`folder_of`).
         batch: targets for each call, for bundles whose batch is dynamic; ``None`` for 1.
         threads: CPU threads that a compiled model is to use; ``None`` leaves it to the back end.
         workspace_mib: most scratch memory a kernel may take on the GPU; ``None`` leaves it to the back end.
@@ -56,7 +59,9 @@ class BuildOptions:
         hardware_compatible: also run on other GPUs of this and later generations; slower.
         version_compatible: also run with later versions of the back end's library; slower.
         tf32: let FP32 products be computed with ten bits of mantissa; faster, and not what the bundle says.
-        timing_cache: reuse and extend the measurements of earlier builds that lie on the shelf.
+        compute_capabilities: of the GPUs to build for, as ``8.9``, where the target needs none to build; empty for its
+            own choice.
+        timing_cache: reuse and extend the measurements of earlier builds that lie in the engine cache.
         force: build although what is there fits.
     """
 
@@ -68,6 +73,7 @@ class BuildOptions:
     hardware_compatible: bool = False
     version_compatible: bool = False
     tf32: bool = False
+    compute_capabilities: tuple[str, ...] = ()
     timing_cache: bool = True
     force: bool = False
 
@@ -127,17 +133,18 @@ class SilentReport:
 
 
 class Builder(Protocol):
-    """The function ``build`` of a target's module."""
+    """The function that builds for a target."""
 
     def __call__(self, bundle: Bundle, options: BuildOptions, report: BuildReport) -> BuiltEngine: ...
 
 
 BUILDERS: dict[str, str] = {
-    "tensorrt": "sttrack_deploy.engines.tensorrt.plan_build",
-    "openvino": "sttrack_deploy.engines.openvino_build",
-    "onnxruntime": "sttrack_deploy.engines.onnxruntime_build",
+    "tensorrt": "sttrack_deploy.engines.tensorrt.plan_build:build",
+    "tensorrt-rtx": "sttrack_deploy.engines.tensorrt.plan_build:build_rtx",
+    "openvino": "sttrack_deploy.engines.openvino.build:build",
+    "onnxruntime": "sttrack_deploy.engines.onnxruntime.engine:build",
 }
-"""Module of each target's ``build``; none of them imports its back end before ``build`` is called."""
+"""Module and function of each target; what is not in the base install is imported when it is called."""
 
 
 def builder_of(target: str) -> Builder:
@@ -148,13 +155,19 @@ def builder_of(target: str) -> Builder:
     """
     if target not in BUILDERS:
         raise UsageError(f"there is no target {target!r}; targets are {', '.join(BUILDERS)}")
-    build: Builder = importlib.import_module(BUILDERS[target]).build
+    module, _, function = BUILDERS[target].partition(":")
+    build: Builder = getattr(importlib.import_module(module), function)
     return build
 
 
+def child_environment() -> dict[str, str]:
+    """This process's environment for one that builds apart, so that it finds the same packages."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(part for part in sys.path if part)}
+
+
 def folder_of(bundle: Bundle, options: BuildOptions) -> Path:
-    """Where a build writes: the folder asked for, or the bundle's on the shelf."""
-    return options.out or shelf_of(bundle)
+    """Where a build writes: the folder asked for, or the bundle's in the engine cache."""
+    return options.out or cache_of(bundle)
 
 
 def batch_range(bundle: Bundle, asked: BatchRange | None) -> BatchRange:

@@ -11,7 +11,7 @@ from sttrack_deploy.bundle import Bundle
 from sttrack_deploy.engines.base import Engine
 from sttrack_deploy.errors import MissingDependencyError, UsageError
 
-__all__ = ["BACKENDS", "DEFAULT_BACKEND", "Backend", "create_engine"]
+__all__ = ["BACKENDS", "DEFAULT_BACKEND", "Backend", "load_engine"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,28 +64,28 @@ _GPU_INSTALL = 'pip uninstall -y onnxruntime && pip install "onnxruntime-gpu[cud
 _ALL = (
     Backend(
         "onnxruntime",
-        "sttrack_deploy.engines.onnxruntime_engine",
+        "sttrack_deploy.engines.onnxruntime.engine",
         "onnxruntime",
         ("onnxruntime", "onnxruntime-gpu"),
         "pip install onnxruntime",
     ),
     Backend(
         "torch",
-        "sttrack_deploy.engines.torch_engine",
+        "sttrack_deploy.engines.torch.engine",
         "torch",
         ("torch",),
         'pip install "torch==2.13.*" safetensors',
     ),
     Backend(
         "openvino",
-        "sttrack_deploy.engines.openvino_engine",
+        "sttrack_deploy.engines.openvino.engine",
         "openvino",
         ("openvino",),
         'pip install "openvino>=2024.6"',
     ),
     Backend(
         "openvino-bf16",
-        "sttrack_deploy.engines.openvino_engine",
+        "sttrack_deploy.engines.openvino.engine",
         "openvino",
         ("openvino",),
         'pip install "openvino>=2024.6"',
@@ -93,7 +93,7 @@ _ALL = (
     ),
     Backend(
         "onnxruntime-cuda",
-        "sttrack_deploy.engines.onnxruntime_gpu",
+        "sttrack_deploy.engines.onnxruntime.gpu",
         "onnxruntime",
         ("onnxruntime-gpu",),
         _GPU_INSTALL,
@@ -102,7 +102,7 @@ _ALL = (
     ),
     Backend(
         "onnxruntime-tensorrt",
-        "sttrack_deploy.engines.onnxruntime_gpu",
+        "sttrack_deploy.engines.onnxruntime.gpu",
         "onnxruntime",
         ("onnxruntime-gpu",),
         f"{_GPU_INSTALL} tensorrt",
@@ -110,17 +110,32 @@ _ALL = (
         shared_package=True,
     ),
     Backend(
+        "onnxruntime-web",
+        "sttrack_deploy.engines.onnxruntime_web.engine",
+        "selenium",
+        ("selenium",),
+        "apt-get install chromium chromium-driver npm && pip install selenium",
+    ),
+    Backend(
         "tensorrt",
-        "sttrack_deploy.engines.tensorrt.tensorrt_engine",
+        "sttrack_deploy.engines.tensorrt.engine",
         "tensorrt",
         ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
         'pip install "tensorrt>=10.12" "cuda-python>=12.6"',
+    ),
+    Backend(
+        "tensorrt-rtx",
+        "sttrack_deploy.engines.tensorrt.engine",
+        "tensorrt_rtx",
+        ("tensorrt-rtx-cu12", "tensorrt-rtx-cu13", "tensorrt-rtx"),
+        'pip install "tensorrt-rtx-cu12>=1.7" "cuda-python>=12.6"',
+        maker="create_rtx",
     ),
 )
 BACKENDS: dict[str, Backend] = {backend.name: backend for backend in _ALL}
 
 
-def create_engine(name: str, bundle: Bundle, threads: int | None = None) -> Engine:
+def load_engine(name: str, bundle: Bundle, threads: int | None = None) -> Engine:
     """The engine of that name for a bundle.
 
     Args:
@@ -129,6 +144,7 @@ def create_engine(name: str, bundle: Bundle, threads: int | None = None) -> Engi
     Raises:
         UsageError: there is no back end of that name.
         MissingDependencyError: its package is not installed.
+        UserError: it cannot compute in the bundle's precision.
     """
     backend = BACKENDS.get(name)
     if backend is None:
@@ -137,5 +153,5 @@ def create_engine(name: str, bundle: Bundle, threads: int | None = None) -> Engi
         package = backend.distributions[0] if backend.shared_package else backend.package
         raise MissingDependencyError(package, f"the engine '{name}'", backend.install)
     make = getattr(importlib.import_module(backend.module), backend.maker)
-    engine: Engine = make(bundle, threads)
+    engine: Engine = make(bundle.for_engine(name), threads)
     return engine

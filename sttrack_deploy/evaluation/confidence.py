@@ -1,15 +1,17 @@
-"""What the confidence is worth: does it tell good frames from bad ones, and absence from presence?
+"""Grading the confidence: does it tell good frames from bad ones, and absence from presence?
 
 All frames given here are tracked ones: not the first of a sequence, which the tracker was given.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Seq
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
+from sttrack_deploy.metrics import auroc
 
 __all__ = [
     "BAD_IOU",
@@ -17,7 +19,6 @@ __all__ = [
     "CalibrationCurve",
     "LongTermScore",
     "LostFlagsScore",
-    "auroc",
     "calibration_curve",
     "long_term_score",
     "lost_flags_score",
@@ -30,28 +31,6 @@ BoolArray = npt.NDArray[np.bool_]
 
 GOOD_IOU, BAD_IOU = 0.5, 0.1
 """Above and below: a frame on and off the target."""
-
-
-def auroc(scores: npt.ArrayLike, positive: npt.ArrayLike) -> float:
-    """Chance that a positive scores above a negative, ties counting half (Mann-Whitney U / (m n)).
-
-    Args:
-        scores: ``(N,)``; NaN is not allowed.
-        positive: bool ``(N,)``.
-
-    Returns:
-        0..1; NaN when either class is empty.
-    """
-    values, labels = np.asarray(scores, np.float64), np.asarray(positive, np.bool_)
-    positives = int(labels.sum())
-    negatives = labels.size - positives
-    if not positives or not negatives:
-        return float("nan")
-    _, group, counts = np.unique(values, return_inverse=True, return_counts=True)
-    # Equal values share the mean of the ranks that they take up; ranks start at 1.
-    ranks = np.cumsum(counts) - (counts - 1) / 2.0
-    rank_sum = float(ranks[group.reshape(-1)][labels].sum())
-    return (rank_sum - positives * (positives + 1) / 2.0) / (positives * negatives)
 
 
 def on_target_auroc(confidence: FloatArray, overlap: FloatArray) -> float:
@@ -151,9 +130,9 @@ class LongTermScore:
 
 
 def long_term_score(
-    confidence: Seq[FloatArray],
-    overlap: Seq[FloatArray],
-    present: Seq[BoolArray],
+    confidence: Sequence[FloatArray],
+    overlap: Sequence[FloatArray],
+    present: Sequence[BoolArray],
     *,
     resolution: int | None = None,
 ) -> LongTermScore:
@@ -223,58 +202,59 @@ def _thresholds(falling: FloatArray, resolution: int | None) -> FloatArray:
 
 @dataclass(frozen=True, slots=True)
 class LostFlagsScore:
-    """The flag "lost" as a detector of absence.
+    """Where the flag "lost" stands: it should on frames off the target, and never on frames on it.
+
+    Frames between the two IoUs belong to neither. Whether the target is absent or the box elsewhere is told apart.
 
     Attributes:
-        hits: absent frames that were flagged.
-        misses: absent frames that were not.
-        false_alarms: frames with the target that were flagged.
-        quiet: frames with the target that were not.
+        absent: frames without the target.
+        absent_flagged: those of them that are flagged.
+        off_target: frames with the target where the box is off it (IoU < 0.1).
+        off_target_flagged: those of them that are flagged.
+        on_target: frames where the box is on the target (IoU > 0.5).
+        on_target_flagged: those of them that are flagged: false alarms.
     """
 
-    hits: int
-    misses: int
-    false_alarms: int
-    quiet: int
+    absent: int
+    absent_flagged: int
+    off_target: int
+    off_target_flagged: int
+    on_target: int
+    on_target_flagged: int
 
     @property
-    def precision(self) -> float:
-        """Share of the flagged frames that are absent; NaN without absent or without flagged frames."""
-        return _share(self.hits, self.hits + self.false_alarms) if self._absent else float("nan")
+    def absent_rate(self) -> float:
+        """Share of the frames without the target that are flagged; NaN where there are none, as the next two."""
+        return _share(self.absent_flagged, self.absent)
 
     @property
-    def recall(self) -> float:
-        """Share of the absent frames that are flagged; NaN without absent frames."""
-        return _share(self.hits, self._absent)
-
-    @property
-    def f_score(self) -> float:
-        """2 hits / (2 hits + misses + false alarms), 0..1; NaN without absent frames."""
-        wrong = self.misses + self.false_alarms
-        return _share(2 * self.hits, 2 * self.hits + wrong) if self._absent else float("nan")
+    def off_target_rate(self) -> float:
+        """Share of the frames off the target that are flagged."""
+        return _share(self.off_target_flagged, self.off_target)
 
     @property
     def false_alarm_rate(self) -> float:
-        """Share of the frames with the target that are flagged; NaN where there are none."""
-        return _share(self.false_alarms, self.false_alarms + self.quiet)
-
-    @property
-    def _absent(self) -> int:
-        return self.hits + self.misses
+        """Share of the frames on the target that are flagged."""
+        return _share(self.on_target_flagged, self.on_target)
 
 
-def lost_flags_score(lost: BoolArray, present: BoolArray) -> LostFlagsScore:
-    """Compare the flags of a tracker with absence.
+def lost_flags_score(lost: BoolArray, overlap: FloatArray, present: BoolArray) -> LostFlagsScore:
+    """Compare the flags of a tracker with where its boxes were.
 
     Args:
         lost: bool ``(N,)``, where the tracker said that it was lost.
+        overlap: IoU with the truth ``(N,)``; not looked at where the target is absent.
         present: bool ``(N,)``, where the target is in view.
     """
+    iou = np.where(present, overlap, np.nan)
+    off, on = iou < BAD_IOU, iou > GOOD_IOU
     return LostFlagsScore(
-        hits=int((lost & ~present).sum()),
-        misses=int((~lost & ~present).sum()),
-        false_alarms=int((lost & present).sum()),
-        quiet=int((~lost & present).sum()),
+        absent=int((~present).sum()),
+        absent_flagged=int((lost & ~present).sum()),
+        off_target=int(off.sum()),
+        off_target_flagged=int((lost & off).sum()),
+        on_target=int(on.sum()),
+        on_target_flagged=int((lost & on).sum()),
     )
 
 

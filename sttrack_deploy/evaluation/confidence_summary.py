@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,9 +69,8 @@ class ConfidenceSummary:
             if lost is None
             else {
                 **dataclasses.asdict(lost),
-                "precision": lost.precision,
-                "recall": lost.recall,
-                "f_score": lost.f_score,
+                "absent_rate": lost.absent_rate,
+                "off_target_rate": lost.off_target_rate,
                 "false_alarm_rate": lost.false_alarm_rate,
             },
         }
@@ -101,12 +99,22 @@ def confidence_notes(report: Report) -> list[str]:
     if summary.calibration is not None:
         notes[0] += f"; calibration error {format_ratio(summary.calibration.error)}"
     lost = summary.lost
-    if lost is not None and not math.isnan(lost.recall):
-        notes.append(
-            f"lost: said on {lost.hits} of {lost.hits + lost.misses} absent frames, and on "
-            f"{lost.false_alarms} of {lost.false_alarms + lost.quiet} that show the target; long-term F "
-            f"{format_ratio(summary.long_term.f_score)} at confidence {format_ratio(summary.long_term.threshold)}"
-        )
+    if lost is not None:
+        shares = [
+            f"{flagged} of {frames} {where}"
+            for flagged, frames, where in (
+                (lost.off_target_flagged, lost.off_target, "frames off the target (IoU < 0.1)"),
+                (lost.absent_flagged, lost.absent, "without it"),
+                (lost.on_target_flagged, lost.on_target, "on it (IoU > 0.5): false alarms"),
+            )
+            if frames
+        ]
+        notes.append(f"LOST is said on {', '.join(shares)}" if shares else "LOST: no frame to judge it by")
+        if lost.absent:
+            notes[-1] += (
+                f"; long-term F {format_ratio(summary.long_term.f_score)} at confidence "
+                f"{format_ratio(summary.long_term.threshold)}"
+            )
     return notes
 
 
@@ -124,7 +132,9 @@ def summarize_confidence(report: Report, index: int = 0, bins: int = 10) -> Conf
         return None
     pooled = np.concatenate(confidence)
     probability = bool(((pooled >= 0) & (pooled <= 1)).all())
-    flagged = [(s.run.lost[1:], s.present[1:]) for s in report.sequences if s.run.lost is not None]
+    flagged = [
+        (s.run.lost[1:], s.overlap[1:], s.present[1:]) for s in report.sequences if s.run.lost is not None
+    ]
     figures = report.confidence_figures
     return ConfidenceSummary(
         index=index,

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from sttrack_deploy.evaluation.sequence import Sequence
+from sttrack_deploy.sequences.sequence import VideoSequence
 
 __all__ = ["DEFAULT_LAYOUT", "LAYOUTS", "Layout", "box_lines"]
 
@@ -37,28 +37,28 @@ class Layout:
     def run_folder(self, root: Path, tracker: str, parameters: str, dataset: str) -> Path:
         return root / self.folder.format(tracker=tracker, parameters=parameters, dataset=dataset)
 
-    def boxes_path(self, folder: Path, sequence: Sequence) -> Path:
+    def boxes_path(self, folder: Path, sequence: VideoSequence) -> Path:
         """Where a sequence's boxes are written."""
         return folder / self.boxes.format(name=self._name(sequence))
 
-    def times_path(self, folder: Path, sequence: Sequence) -> Path | None:
+    def times_path(self, folder: Path, sequence: VideoSequence) -> Path | None:
         return None if self.times is None else folder / self.times.format(name=self._name(sequence))
 
-    def confidence_path(self, folder: Path, sequence: Sequence) -> Path:
+    def confidence_path(self, folder: Path, sequence: VideoSequence) -> Path:
         """Beside the boxes, under a name that no toolkit takes for a result."""
         path = self.boxes_path(folder, sequence)
         return path.with_name(f"{path.stem}_confidence.txt")
 
-    def record_path(self, folder: Path, sequence: Sequence) -> Path:
+    def record_path(self, folder: Path, sequence: VideoSequence) -> Path:
         """What made the boxes, for resuming; beside them too."""
         path = self.boxes_path(folder, sequence)
         return path.with_name(f"{path.stem}_run.json")
 
-    def has(self, folder: Path, sequence: Sequence) -> bool:
+    def has(self, folder: Path, sequence: VideoSequence) -> bool:
         """Whether the sequence's boxes are there."""
         return self.boxes_path(folder, sequence).is_file()
 
-    def _name(self, sequence: Sequence) -> str:
+    def _name(self, sequence: VideoSequence) -> str:
         return sequence.filed_as.get(self.name, sequence.name)
 
 

@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sttrack_deploy.evaluation.confidence import auroc, on_target_auroc
+from sttrack_deploy.evaluation.confidence import on_target_auroc
 from sttrack_deploy.evaluation.protocols.base import Measured, Protocol, Score, pool
-from sttrack_deploy.evaluation.sequence import Sequence, image_size, usable_truth
-from sttrack_deploy.evaluation.sequence_run import SequenceFailure, SequenceRun
 from sttrack_deploy.files import atomic_path
 from sttrack_deploy.geometry import iou
+from sttrack_deploy.metrics import auroc
+from sttrack_deploy.sequences.sequence import VideoSequence, image_size, usable_truth
+from sttrack_deploy.sequences.track_run import SequenceFailure, TrackRun
 
 __all__ = ["FPS_NOTE", "Report", "SequenceReport", "score_run", "without_nan", "write_json"]
 
@@ -43,8 +44,8 @@ class SequenceReport:
         overlap: IoU with the truth, float64 ``(N,)``; NaN where not present.
     """
 
-    sequence: Sequence
-    run: SequenceRun = field(repr=False)
+    sequence: VideoSequence
+    run: TrackRun = field(repr=False)
     measured: Mapping[str, Measured] = field(repr=False)
     scores: Mapping[str, Score]
     present: BoolArray = field(repr=False)
@@ -81,7 +82,7 @@ class SequenceReport:
         }
 
 
-def score_run(run: SequenceRun, sequence: Sequence, protocols: Iterable[Protocol]) -> SequenceReport:
+def score_run(run: TrackRun, sequence: VideoSequence, protocols: Iterable[Protocol]) -> SequenceReport:
     """Compare a run with the truth.
 
     Raises:

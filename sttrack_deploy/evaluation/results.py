@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,9 @@ import numpy.typing as npt
 
 from sttrack_deploy.errors import UserError
 from sttrack_deploy.evaluation.layouts import LAYOUTS, Layout, box_lines
-from sttrack_deploy.evaluation.sequence import Sequence
-from sttrack_deploy.evaluation.sequence_run import SequenceRun
 from sttrack_deploy.files import atomic_path, sha256_of
+from sttrack_deploy.sequences.sequence import VideoSequence
+from sttrack_deploy.sequences.track_run import TrackRun
 
 __all__ = ["ResultFolder", "as_written", "find_results", "read_boxes", "read_run"]
 
@@ -27,7 +27,7 @@ RECORD_SCHEMA = 1
 _SEARCH_DEPTH = 4
 
 
-def as_written(run: SequenceRun, layout: Layout) -> SequenceRun:
+def as_written(run: TrackRun, layout: Layout) -> TrackRun:
     """The run as a reader of its file will see it.
 
     Scores are computed from this, so that scoring the files later gives the same numbers to the last bit.
@@ -52,7 +52,7 @@ class ResultFolder:
     layout: Layout
     identity: Mapping[str, Any]
 
-    def write(self, run: SequenceRun, sequence: Sequence) -> None:
+    def write(self, run: TrackRun, sequence: VideoSequence) -> None:
         """Write boxes, times, confidences, and last the record that calls the sequence finished.
 
         Raises:
@@ -75,13 +75,26 @@ class ResultFolder:
             "schema": RECORD_SCHEMA,
             **self._expected(sequence),
             "boxes_sha256": sha256_of(boxes_path),
+            "confidence_sha256": None
+            if run.confidences is None
+            else sha256_of(self.layout.confidence_path(self.folder, sequence)),
             "wall_seconds": round(run.wall, 6) if np.isfinite(run.wall) else None,
             "lost_frames": None if run.lost is None else np.flatnonzero(run.lost).tolist(),
         }
         with atomic_path(record_path) as temporary:
             temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
-    def finished(self, sequence: Sequence) -> SequenceRun | None:
+    def check_replaceable(self, sequences: Iterable[VideoSequence]) -> None:
+        """Raises UserError where the folder holds results that another identity made."""
+        for sequence in sequences:
+            record = _read_record(self.layout.record_path(self.folder, sequence))
+            if record is not None and record.get("identity") != dict(self.identity):
+                raise UserError(
+                    f"{self.folder} holds results of another export, engine build or tracking policy "
+                    f"({sequence.name}): choose another --out, or replace them with --overwrite"
+                )
+
+    def finished(self, sequence: VideoSequence) -> TrackRun | None:
         """The run of a sequence that this identity finished, or ``None`` if it must be run (again)."""
         record = _read_record(self.layout.record_path(self.folder, sequence))
         expected = {"schema": RECORD_SCHEMA, **self._expected(sequence)}
@@ -90,12 +103,16 @@ class ResultFolder:
         boxes_path = self.layout.boxes_path(self.folder, sequence)
         if not boxes_path.is_file() or sha256_of(boxes_path) != record.get("boxes_sha256"):
             return None
+        confidence_path = self.layout.confidence_path(self.folder, sequence)
+        told = record.get("confidence_sha256")
+        if told is not None and not (confidence_path.is_file() and sha256_of(confidence_path) == told):
+            return None
         try:
             return read_run(self.folder, self.layout, sequence)
-        except UserError:  # damaged since: running again mends it
+        except UserError:  # damaged since: running again fixes it
             return None
 
-    def _expected(self, sequence: Sequence) -> dict[str, Any]:
+    def _expected(self, sequence: VideoSequence) -> dict[str, Any]:
         """What must be the same for a finished sequence to count."""
         return {
             "identity": dict(self.identity),
@@ -106,8 +123,14 @@ class ResultFolder:
         }
 
 
-def read_run(folder: Path, layout: Layout, sequence: Sequence) -> SequenceRun:
+def read_run(
+    folder: Path, layout: Layout, sequence: VideoSequence, note: Callable[[str], None] | None = None
+) -> TrackRun:
     """One sequence's result of any tracker; what is not there beside the boxes is left open.
+
+    Args:
+        note: told where there are more boxes than frames: the last ones are left out then, as pytracking's analysis
+            does (``calc_seq_err_robust``). Without it they are an error.
 
     Raises:
         UserError: no such file, malformed, or not as many boxes as the sequence has frames.
@@ -117,7 +140,14 @@ def read_run(folder: Path, layout: Layout, sequence: Sequence) -> SequenceRun:
         sequence = _plain(sequence)
     boxes_path = layout.boxes_path(folder, sequence)
     boxes = read_boxes(boxes_path)
-    if len(boxes) != len(sequence):
+    lines, frames = len(boxes), len(sequence)
+    if lines > frames and note is not None:
+        note(
+            f"{boxes_path} has {lines} boxes, {sequence.name} has {frames} frames: the last {lines - frames} are "
+            "left out"
+        )
+        boxes = boxes[:frames]
+    if len(boxes) != frames:
         raise UserError(
             f"{boxes_path} has {len(boxes)} boxes, but {sequence.name} has {len(sequence)} frames; "
             "there must be one line a frame, the first frame included"
@@ -125,15 +155,17 @@ def read_run(folder: Path, layout: Layout, sequence: Sequence) -> SequenceRun:
     record = _read_record(layout.record_path(folder, sequence)) or {}
     lost_frames, wall = record.get("lost_frames"), record.get("wall_seconds")
     lost = None
-    if isinstance(lost_frames, list):
-        lost = np.isin(np.arange(len(sequence)), lost_frames)
-    return SequenceRun(
+    if isinstance(lost_frames, list) and all(type(frame) is int for frame in lost_frames):
+        lost = np.isin(np.arange(frames), [frame for frame in lost_frames if 0 <= frame < frames])
+    return TrackRun(
         name=sequence.name,
         boxes=boxes,
-        confidences=_read_column(layout.confidence_path(folder, sequence), len(sequence)),
+        confidences=_read_column(layout.confidence_path(folder, sequence), lines, frames),
         lost=lost,
-        times=_read_column(layout.times_path(folder, sequence), len(sequence)),
-        wall=float(wall) if isinstance(wall, int | float) else float("nan"),
+        times=_read_column(layout.times_path(folder, sequence), lines, frames),
+        wall=float(wall)
+        if isinstance(wall, int | float) and not isinstance(wall, bool) and 0 <= wall < 1e12
+        else float("nan"),
     )
 
 
@@ -159,7 +191,7 @@ def read_boxes(path: Path) -> FloatArray:
     return np.array(rows, np.float64).reshape(-1, 4)
 
 
-def find_results(root: Path, sequences: list[Sequence], dataset: str) -> dict[str, tuple[Path, Layout]]:
+def find_results(root: Path, sequences: list[VideoSequence], dataset: str) -> dict[str, tuple[Path, Layout]]:
     """The trackers' results below a folder: by label, where they lie and in which layout.
 
     The folder may be one run's own, or hold several trackers. A label is the path below ``root``, without the
@@ -193,7 +225,7 @@ def find_results(root: Path, sequences: list[Sequence], dataset: str) -> dict[st
     return found
 
 
-def _layout_of(folder: Path, sequences: list[Sequence]) -> Layout | None:
+def _layout_of(folder: Path, sequences: list[VideoSequence]) -> Layout | None:
     """The first layout that has a file for one of the sequences here."""
     flat = "otb" if (folder / "times").is_dir() else "pytracking"
     for name in (flat, "got10k"):
@@ -202,7 +234,7 @@ def _layout_of(folder: Path, sequences: list[Sequence]) -> Layout | None:
     return None
 
 
-def _plain(sequence: Sequence) -> Sequence:
+def _plain(sequence: VideoSequence) -> VideoSequence:
     """The same, filed under the data set's own name for it."""
     return dataclasses.replace(sequence, filed_as={})
 
@@ -231,12 +263,12 @@ def _read_record(path: Path) -> dict[str, Any] | None:
     return record if isinstance(record, dict) else None
 
 
-def _read_column(path: Path | None, length: int) -> FloatArray | None:
-    """One number a line; ``None`` where there is no such file, or it does not fit."""
+def _read_column(path: Path | None, lines: int, frames: int) -> FloatArray | None:
+    """One number a line, of the first frames; ``None`` where there is no such file, or it has not so many lines."""
     if path is None:
         return None
     try:
         values = np.array([float(word) for word in path.read_text(encoding="utf-8").split()], np.float64)
     except (OSError, ValueError):
         return None
-    return values if len(values) == length and np.isfinite(values).all() else None
+    return values[:frames] if len(values) == lines and np.isfinite(values).all() else None

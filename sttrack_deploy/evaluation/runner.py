@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
 import time
 from collections.abc import Callable, Generator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -17,25 +12,22 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from sttrack_deploy.bundle import open_bundle
-from sttrack_deploy.engines.registry import DEFAULT_BACKEND, create_engine
+from sttrack_deploy.bundle import NO_CHANGES, PolicyChanges, open_bundle
+from sttrack_deploy.engines.registry import DEFAULT_BACKEND, load_engine
 from sttrack_deploy.errors import UserError
-from sttrack_deploy.evaluation.sequence import Sequence, frames_of
-from sttrack_deploy.evaluation.sequence_run import SequenceFailure, SequenceRun
 from sttrack_deploy.geometry import Box
+from sttrack_deploy.progress import SILENT, Progress
 from sttrack_deploy.runtime.tracker import Tracker, TrackResult
+from sttrack_deploy.runtime.worker_pool import in_workers
+from sttrack_deploy.sequences.sequence import VideoSequence, frames_of
+from sttrack_deploy.sequences.track_run import SequenceFailure, TrackRun
 
 __all__ = [
     "BundleTracker",
-    "Progress",
     "SingleTargetTracker",
     "run_sequence",
     "run_sequences",
-    "threads_each",
 ]
-
-Progress = Callable[[int], None]
-"""Told how many more frames are done."""
 
 
 class SingleTargetTracker(Protocol):
@@ -53,20 +45,19 @@ class BundleTracker:
     bundle: Path | None = None
     engine: str = DEFAULT_BACKEND
     threads: int | None = None
-    lost_below: float | None = None
-    recover: bool | None = None
+    changes: PolicyChanges = NO_CHANGES
 
     def __call__(self) -> Tracker:
         if self.threads is not None:
             cv2.setNumThreads(self.threads)
         bundle = open_bundle(self.bundle)
-        policy = bundle.manifest.tracking.override(self.lost_below, self.recover)
-        return Tracker(bundle, create_engine(self.engine, bundle, self.threads), policy)
+        policy = bundle.manifest.tracking.override(self.changes)
+        return Tracker(bundle, load_engine(self.engine, bundle, self.threads), policy)
 
 
 def run_sequence(
-    tracker: SingleTargetTracker, sequence: Sequence, progress: Progress = lambda _: None
-) -> SequenceRun:
+    tracker: SingleTargetTracker, sequence: VideoSequence, progress: Progress = SILENT
+) -> TrackRun:
     """Start on the first frame's true box and track to the end.
 
     Raises:
@@ -87,20 +78,20 @@ def run_sequence(
             result = tracker.update(frame)
             times[index] = time.perf_counter() - start
             boxes[index], confidences[index], lost[index] = result
-        progress(1)
-    return SequenceRun(sequence.name, boxes, confidences, lost, times, time.perf_counter() - begin)
+        progress.advance()
+    return TrackRun(sequence.name, boxes, confidences, lost, times, time.perf_counter() - begin)
 
 
 def run_sequences(
     make_tracker: Callable[[], SingleTargetTracker],
-    sequences: list[Sequence],
+    sequences: list[VideoSequence],
     workers: int = 1,
-    progress: Progress = lambda _: None,
-) -> Generator[SequenceRun | SequenceFailure, None, None]:
+    progress: Progress = SILENT,
+) -> Generator[TrackRun | SequenceFailure, None, None]:
     """Run every sequence, giving each result as soon as it is there; a failure does not end the run.
 
     With one worker the order is that of ``sequences`` and one tracker serves them all; otherwise the order
-    is that of completion, ``make_tracker`` must be picklable, and ``progress`` moves a sequence at a time.
+    is that of completion, ``make_tracker`` must be picklable, and ``progress`` advances a sequence at a time.
     Boxes do not depend on the number of workers, since every track starts afresh.
 
     Raises:
@@ -111,33 +102,33 @@ def run_sequences(
         return
     tracker = make_tracker()
     for sequence in sequences:
-        done = 0
-
-        def advance(frames: int) -> None:
-            nonlocal done
-            done += frames
-            progress(frames)
-
-        result = _guarded(tracker, sequence, advance)
-        progress(len(sequence) - done)  # what a failure left over
+        counted = _Counted(progress)
+        result = _guarded(tracker, sequence, counted)
+        progress.advance(len(sequence) - counted.done)  # what a failure left over
         yield result
 
 
-def threads_each(threads: int | None, workers: int) -> int | None:
-    """Threads for each worker's inference, so that workers do not fight for the CPUs.
+@dataclass(slots=True)
+class _Counted:
+    """Hands on what it is told, and counts the steps."""
 
-    A number asked for is kept. ``None`` stays ``None`` (the back end decides) for one worker.
-    """
-    if threads is not None or workers <= 1:
-        return threads
-    affinity = getattr(os, "sched_getaffinity", None)  # not on every system
-    cpus = len(affinity(0)) if affinity else (os.cpu_count() or 1)
-    return max(1, cpus // workers)
+    progress: Progress
+    done: int = 0
+
+    def stage(self, name: str, total: int | None = None) -> None:
+        self.progress.stage(name, total)
+
+    def advance(self, count: int = 1) -> None:
+        self.done += count
+        self.progress.advance(count)
+
+    def note(self, text: str) -> None:
+        self.progress.note(text)
 
 
 def _guarded(
-    tracker: SingleTargetTracker, sequence: Sequence, progress: Progress = lambda _: None
-) -> SequenceRun | SequenceFailure:
+    tracker: SingleTargetTracker, sequence: VideoSequence, progress: Progress = SILENT
+) -> TrackRun | SequenceFailure:
     """A run, or the line that says why there is none."""
     try:
         return run_sequence(tracker, sequence, progress)
@@ -150,52 +141,19 @@ def _guarded(
 
 def _run_in_processes(
     make_tracker: Callable[[], SingleTargetTracker],
-    sequences: list[Sequence],
+    sequences: list[VideoSequence],
     workers: int,
     progress: Progress,
-) -> Generator[SequenceRun | SequenceFailure, None, None]:
-    # "spawn", because a process that has started inference threads cannot be forked safely.
-    context = multiprocessing.get_context("spawn")
-    others = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(workers, context, _start_worker, (make_tracker,))
+) -> Generator[TrackRun | SequenceFailure, None, None]:
     left = {sequence.name: len(sequence) for sequence in sequences}
-    try:
-        # Longest first, so that the last worker does not end long after the others.
-        ordered = sorted(sequences, key=len, reverse=True)
-        for future in as_completed([pool.submit(_work, sequence) for sequence in ordered]):
-            result = future.result()
-            progress(left.pop(result.name))
-            yield result
-    except BrokenProcessPool:
-        for name, frames in left.items():
-            progress(frames)
-            yield SequenceFailure(
-                name, "not run, because a worker process was killed (out of memory?); try fewer --workers"
-            )
-    except BaseException:  # Ctrl-C and a closed generator too: nobody waits for what still runs
-        pool.shutdown(wait=False, cancel_futures=True)
-        for process in set(multiprocessing.active_children()) - others:
-            process.terminate()
-        raise
-    pool.shutdown()
+    # Longest first, so that the last worker does not end long after the others.
+    ordered = sorted(sequences, key=len, reverse=True)
+    for result in in_workers(make_tracker, _guarded, ordered, workers, lost=_killed):
+        progress.advance(left[result.name])
+        yield result
 
 
-_make_tracker: Callable[[], SingleTargetTracker] | None = None
-_tracker: SingleTargetTracker | None = None
-
-
-def _start_worker(make_tracker: Callable[[], SingleTargetTracker]) -> None:
-    """Runs once in each worker process."""
-    global _make_tracker
-    # Ctrl-C reaches the whole group; the parent alone answers it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _make_tracker = make_tracker
-
-
-def _work(sequence: Sequence) -> SequenceRun | SequenceFailure:
-    """Run one sequence in a worker, with the tracker that serves this process."""
-    global _tracker
-    if _tracker is None:
-        assert _make_tracker is not None
-        _tracker = _make_tracker()
-    return _guarded(_tracker, sequence)
+def _killed(sequence: VideoSequence) -> SequenceFailure:
+    return SequenceFailure(
+        sequence.name, "not run, because a worker process was killed (out of memory?); try fewer --workers"
+    )

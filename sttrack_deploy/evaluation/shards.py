@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sttrack_deploy.errors import UsageError, UserError
-from sttrack_deploy.evaluation.sequence import Sequence
 from sttrack_deploy.files import atomic_path, sha256_of
+from sttrack_deploy.sequences.sequence import VideoSequence
 
 __all__ = ["Merged", "Shard", "merge_results"]
 
@@ -34,7 +34,7 @@ class Shard:
             raise UsageError(f"--shard is {text!r}; it must be I/N with I from 1 to N, as 1/4")
         return cls(int(match[1]), int(match[2]))
 
-    def take(self, sequences: list[Sequence]) -> list[Sequence]:
+    def take(self, sequences: list[VideoSequence]) -> list[VideoSequence]:
         """This part's sequences, in their order; about the same number of frames in every part.
 
         All machines must see the same data: the parts are dealt by length, longest first, and none is told

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +12,10 @@ import numpy as np
 from sttrack_deploy.errors import UserError
 from sttrack_deploy.evaluation.layouts import LAYOUTS, Layout, box_lines
 from sttrack_deploy.evaluation.results import read_run
-from sttrack_deploy.evaluation.sequence import Sequence
-from sttrack_deploy.evaluation.sequence_run import SequenceRun
 from sttrack_deploy.files import atomic_path
+from sttrack_deploy.progress import SILENT, Progress
+from sttrack_deploy.sequences.sequence import VideoSequence
+from sttrack_deploy.sequences.track_run import TrackRun
 
 __all__ = ["FORMATS", "SubmissionFormat", "pack"]
 
@@ -52,17 +52,17 @@ FORMATS: dict[str, SubmissionFormat] = {
 def pack(
     folder: Path,
     layout: Layout,
-    sequences: list[Sequence],
+    sequences: list[VideoSequence],
     submission: SubmissionFormat,
     archive: Path,
-    progress: Callable[[int], None] = lambda _: None,
+    progress: Progress = SILENT,
 ) -> int:
     """Check a run's results and write the archive; returns its number of files.
 
     Args:
         folder, layout: where the results lie and how they are named there.
         sequences: of the whole test set.
-        progress: told how many more sequences are done.
+        progress: its steps are frames.
 
     Raises:
         UserError: names, counts, lengths or values are not what the server takes; nothing is written.
@@ -79,7 +79,7 @@ def pack(
         run = read_run(folder, layout, sequence)
         _check_values(run, sequence)
         files |= _files(run, sequence, submission.layout)
-        progress(1)
+        progress.advance(len(sequence))
     with atomic_path(archive) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as zipped:
         for name, text in files.items():
             entry = zipfile.ZipInfo(name, _EPOCH)
@@ -89,7 +89,7 @@ def pack(
     return len(files)
 
 
-def _check_names(sequences: list[Sequence], submission: SubmissionFormat) -> None:
+def _check_names(sequences: list[VideoSequence], submission: SubmissionFormat) -> None:
     if len(sequences) != submission.sequences:
         raise UserError(
             f"the {submission.name} server scores {submission.sequences} sequences, but the data set here has "
@@ -101,7 +101,7 @@ def _check_names(sequences: list[Sequence], submission: SubmissionFormat) -> Non
             raise UserError(f"{len(wrong)} names are not of {submission.dataset}: {_few(wrong)}")
 
 
-def _check_values(run: SequenceRun, sequence: Sequence) -> None:
+def _check_values(run: TrackRun, sequence: VideoSequence) -> None:
     """What a server would refuse, or score as a miss without a word."""
     bad = ~np.isfinite(run.boxes).all(axis=1) | (run.boxes[:, 2:] <= 0).any(axis=1)
     if bad.any():
@@ -120,7 +120,7 @@ def _check_values(run: SequenceRun, sequence: Sequence) -> None:
         raise UserError(f"{run.name}: frame {int(np.argmax(run.times < 0))} took less than no time")
 
 
-def _files(run: SequenceRun, sequence: Sequence, layout: Layout) -> dict[str, str]:
+def _files(run: TrackRun, sequence: VideoSequence, layout: Layout) -> dict[str, str]:
     root = Path()
     boxes = box_lines(run.boxes, layout.delimiter, layout.decimals)
     files = {layout.boxes_path(root, sequence).as_posix(): _text(boxes)}

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sttrack_deploy.bundle import Manifest
+from sttrack_deploy.bundle import Manifest, TrackingPolicy
 from sttrack_deploy.errors import UserError
 
 __all__ = ["accuracy_of"]
@@ -42,7 +42,8 @@ def accuracy_of(report_path: Path, manifest: Manifest) -> Mapping[str, Any]:
                 f"the report {report_path} was measured on other graphs; evaluate this bundle first"
             )
         policy = dataclasses.asdict(manifest.tracking)
-        report = next((tracker for tracker in same if tracker["tracking"] == policy), None)
+        usual = dataclasses.asdict(TrackingPolicy())  # of settings that the report is too old to know
+        report = next((tracker for tracker in same if {**usual, **tracker["tracking"]} == policy), None)
         if report is None:
             raise UserError(
                 f"the report {report_path} was measured with another lost handling: {same[0]['tracking']}"

@@ -24,13 +24,14 @@ from sttrack_deploy.bundle import (
 )
 from sttrack_deploy.errors import UserError
 from sttrack_deploy.export.accuracy import accuracy_of
-from sttrack_deploy.export.graphs import STATE, search_source, template_source
+from sttrack_deploy.export.graphs import search_source, state_specs, template_source
 from sttrack_deploy.export.onnx_file import DEFAULT_OPSET, add_metadata, build_onnx, tensor_specs
 from sttrack_deploy.export.operator_check import check_operators
-from sttrack_deploy.export.validate import Check, ValidationClip, validate_bundle
+from sttrack_deploy.export.validation import Check, ValidationClip, check_real_build, validate_bundle
 from sttrack_deploy.files import atomic_directory, sha256_of
-from sttrack_deploy.models.network import STTrack
+from sttrack_deploy.models.networks import Network
 from sttrack_deploy.models.weights import save_weights
+from sttrack_deploy.progress import SILENT, Progress
 
 __all__ = ["ExportOptions", "export_bundle"]
 
@@ -46,6 +47,8 @@ class ExportOptions:
         batch: targets for each call, or ``None`` for a dynamic batch.
         tracking: the runtime's defaults for lost targets.
         license: of the weights.
+        real_build: let TensorRT for RTX parse and build the graphs as well, where it is installed and there is a
+            validation.
         accuracy: report of ``sttrack-eval --json`` on these graphs, to record in the manifest.
     """
 
@@ -54,16 +57,17 @@ class ExportOptions:
     tracking: TrackingPolicy = field(default_factory=TrackingPolicy)
     license: str = "unknown"
     accuracy: Path | None = None
+    real_build: bool = False
 
 
 def export_bundle(
-    network: STTrack,
+    network: Network,
     checkpoint: Path,
     out: Path,
     options: ExportOptions,
     clip: ValidationClip | None,
     report: Callable[[Check], None] = lambda _: None,
-    tick: Callable[[], None] = lambda: None,
+    progress: Progress = SILENT,
 ) -> Bundle:
     """Write a bundle; it appears under its name only once everything has passed.
 
@@ -74,7 +78,7 @@ def export_bundle(
         checkpoint: the file the weights came from; its name and hash are recorded.
         clip: validate on this, or ``None`` to leave validation out.
         report: called with each line of the validation.
-        tick: called for each validated frame.
+        progress: a step for each frame that is compared.
 
     Raises:
         UserError: a graph is invalid, TensorRT would refuse it, validation failed, or the folder cannot be
@@ -89,15 +93,17 @@ def export_bundle(
         (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
         if clip is not None:
             checks = []
-            for check in validate_bundle(open_bundle(folder), network, clip, tick):
+            for check in validate_bundle(open_bundle(folder), network, clip, progress):
                 report(check)
                 checks.append(check)
+            if options.real_build and (built := check_real_build(open_bundle(folder))) is not None:
+                # Told, and recorded where it passed: what this library refuses may serve every other engine.
+                report(built)
+                checks += [built] if built.passed else []
             failed = [check for check in checks if not check.passed]
             if failed:
                 names = ", ".join(f"{c.name} ({c.detail})" for c in failed)
-                raise UserError(
-                    f"the exported graphs differ from PyTorch: {names}; nothing was written to {out}"
-                )
+                raise UserError(f"the exported graphs do not pass: {names}; nothing was written to {out}")
             measured = {check.name: check.detail for check in checks}
             manifest = replace(manifest, validation={"clip": clip.name, "checks": measured})
             (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
@@ -105,13 +111,13 @@ def export_bundle(
 
 
 def _write_files(
-    network: STTrack, checkpoint: Path, folder: Path, options: ExportOptions, report: Callable[[Check], None]
+    network: Network, checkpoint: Path, folder: Path, options: ExportOptions, report: Callable[[Check], None]
 ) -> Manifest:
     """Write graphs and weights; return the manifest without validation."""
     c = network.config
     crop = CropSpec(
         *(c.template_size, c.template_factor, c.search_size, c.search_factor, c.stride),
-        *(c.search_grid, c.search_scale_step),
+        *(c.search_grid, c.search_scale_step, c.crop_context),
     )
     # torch's exporter treats an example batch of 1 as a constant, so a dynamic one is shown 2.
     example = 2 if options.batch is None else options.batch
@@ -122,7 +128,7 @@ def _write_files(
         "license": options.license,
         "model": c.to_json(),
         "crop": json.dumps(asdict(crop), sort_keys=True),
-        "state": json.dumps([asdict(s) for s in STATE], sort_keys=True),
+        "state": json.dumps([asdict(s) for s in state_specs(network)], sort_keys=True),
         "precision": "fp32",
         "checkpoint_sha256": sha256_of(checkpoint),
     }
@@ -151,7 +157,7 @@ def _write_files(
         crop=crop,
         template=graphs["template"],
         search=graphs["search"],
-        state=STATE,
+        state=state_specs(network),
         model=c.to_dict(),
         batch="dynamic" if options.batch is None else options.batch,
         opset=options.opset,

@@ -52,6 +52,16 @@ class StepOutput(NamedTuple):
     temporal_query: Tensor
     head_input: Tensor
 
+    @property
+    def box(self) -> Tensor:
+        """Float ``(B, 4)``, x1 y1 x2 y2 over the crop's side."""
+        return self.corners.box
+
+    @property
+    def confidence(self) -> Tensor:
+        """Float ``(B,)``, 0 to 1."""
+        return self.corners.confidence
+
 
 class SearchEncoding(NamedTuple):
     """The encoder's output over template and search tokens; independent of the temporal state.
@@ -73,6 +83,9 @@ class STTrack(nn.Module):
     Images are uint8 RGB ``(B, size, size, 3)``; masks are bool at feature resolution ``(B, cells, cells)``,
     True = padding.
     """
+
+    state_type = TrackState
+    constant_state = ("target_features", "target_position", "target_mask")
 
     mean: Tensor
     std: Tensor
@@ -178,7 +191,7 @@ class STTrack(nn.Module):
         return self.memory_attention(spatial_query, attended, bias), memory, valid
 
     def _head_input(self, search: Tensor, temporal_query: Tensor) -> Tensor:
-        """Search tokens weighted by their likeness to the temporal query under a Hann window."""
+        """Search tokens weighted by their similarity to the temporal query under a Hann window."""
         cells, p = self.config.search_cells, self.window_penalty
         windowed = search * (1.0 - p) * (self.window * p)[None, :, None]
         attention = windowed @ temporal_query[:, :, None]

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from torch import Tensor
 
 from sttrack_deploy.errors import UserError
+from sttrack_deploy.models.checkpoint_file import few, read_weights, usable
 from sttrack_deploy.models.config import ModelConfig
 from sttrack_deploy.models.network import STTrack
+from sttrack_deploy.records import read_text, show
 
 __all__ = ["config_from_yaml", "load_published", "published_keys"]
 
@@ -63,9 +63,14 @@ def load_published(network: STTrack, checkpoint: Path) -> None:
         UserError: the file is missing or not a checkpoint, would run code when loaded, or its keys or
             shapes are not the network's; every one of them is named.
     """
-    weights = _read_checkpoint(checkpoint)
+    weights = read_weights(checkpoint)
     expected = published_keys(network)
     own = network.state_dict()
+    # Counters of batch norm, which training frameworks add and frozen norms have not.
+    weights = {k: v for k, v in weights.items() if k in expected or not k.endswith("num_batches_tracked")}
+    weights = {
+        k: own[names[0]] for k, names in expected.items() if k.endswith("num_batches_tracked")
+    } | weights
     shapes = {
         key: (sum(own[n].shape[0] for n in names), *own[names[0]].shape[1:]) if own[names[0]].ndim else ()
         for key, names in expected.items()
@@ -80,8 +85,12 @@ def load_published(network: STTrack, checkpoint: Path) -> None:
     if problems:
         raise UserError(
             f"{checkpoint} does not fit the configuration '{network.config.name}' "
-            f"({len(problems)} problem{'s' if len(problems) > 1 else ''}): {'; '.join(problems)}. "
+            f"({len(problems)} problem{'s' if len(problems) > 1 else ''}): {few(problems)}. "
             "Give the experiment file it was trained with: --config EXPERIMENT.yaml"
+        )
+    if broken := [problem for key, value in weights.items() if (problem := usable(key, value))]:
+        raise UserError(
+            f"{checkpoint} cannot be used: {few(broken, 3)}; take another checkpoint of the training"
         )
     state: dict[str, Tensor] = {}
     for key, names in expected.items():
@@ -90,87 +99,96 @@ def load_published(network: STTrack, checkpoint: Path) -> None:
     network.load_state_dict(state)
 
 
-def _read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """The ``net`` dictionary of a published checkpoint, tensors only."""
-    if not path.is_file():
-        raise UserError(f"there is no checkpoint {path}")
-    try:
-        # weights_only refuses every pickle that would run code.
-        data: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"{path} was refused: it holds more than plain tensors and loading it could run code ({reason}). "
-            "Save it again with torch.save({'net': model.state_dict()}, FILE)"
-        ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(
-            f"{path} is not a PyTorch checkpoint, or is cut short or corrupt ({reason})"
-        ) from error
-    net = data.get("net") if isinstance(data, Mapping) else None
-    if not isinstance(net, Mapping) or not net or not all(isinstance(v, Tensor) for v in net.values()):
-        keys = sorted(map(str, data))[:8] if isinstance(data, Mapping) else type(data).__name__
-        raise UserError(
-            f"{path} is not a published checkpoint: expected {{'net': state_dict}}, found {keys}. "
-            "Save it again with torch.save({'net': model.state_dict()}, FILE)"
-        )
-    return {str(key): value for key, value in net.items()}
+class _YamlLoader(yaml.SafeLoader):
+    """Without aliases, a few of which can stand for more text than there is memory."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it uses aliases (*name), which an experiment file has no need of")
+        return super().compose_node(parent, index)
 
 
-def config_from_yaml(path: Path) -> ModelConfig:
+def config_from_yaml(path: Path, notice: Callable[[str], None] = lambda _: None) -> ModelConfig:
     """The network of a published experiment file (``experiments/sttrack/<name>.yaml``).
 
+    Such files name what differs from the training code's defaults; what they leave out has the published value.
+
+    Args:
+        notice: told which settings were left out, in one line.
+
     Raises:
-        UserError: not readable, not YAML, a key is missing or a value is one this network has not.
+        UserError: not readable, not YAML, or a value is one this network has not.
     """
+    text = read_text(path, "the experiment file")
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read the experiment file {path}: {error.strerror or error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not a YAML file: {' '.join(str(error).split())}") from error
-    try:
-        model, tokens, update = data["MODEL"], data["MODEL"]["TRANSFORMER"], data["MODEL"]["CFA"]
-        test, published = data["TEST"], ModelConfig(name=path.stem)
-        unsupported = {
-            "MODEL.HEAD_TYPE": (model.get("HEAD_TYPE", "CORNER"), "CORNER"),
-            "MODEL.POSITION_EMBEDDING": (model.get("POSITION_EMBEDDING", "sine"), "sine"),
-            "MODEL.NUM_OBJECT_QUERIES": (model.get("NUM_OBJECT_QUERIES", 1), 1),
-            "MODEL.BACKBONE.DILATION": (model["BACKBONE"].get("DILATION", False), False),
-            "MODEL.BACKBONE.OUTPUT_LAYERS": (model["BACKBONE"].get("OUTPUT_LAYERS", ["layer3"]), ["layer3"]),
-            "MODEL.TRANSFORMER.PRE_NORM": (tokens.get("PRE_NORM", False), False),
-            "MODEL.TRANSFORMER.DIVIDE_NORM": (tokens.get("DIVIDE_NORM", False), False),
-            "MODEL.CFA.PRE_NORM": (update.get("PRE_NORM", False), False),
-        }
-        for key, (value, allowed) in unsupported.items():
-            if value != allowed:
-                raise UserError(f"{path}: {key} is {value!r}; this network has only {allowed!r}")
-        return ModelConfig(
-            name=path.stem,
-            backbone=str(model["BACKBONE"]["TYPE"]),
-            hidden_dim=int(model["HIDDEN_DIM"]),
-            heads=int(tokens["NHEADS"]),
-            feedforward_dim=int(tokens["DIM_FEEDFORWARD"]),
-            encoder_layers=int(tokens["ENC_LAYERS"]),
-            decoder_layers=int(tokens["DEC_LAYERS"]),
-            memory_layers=int(update["LAYERS"]),
-            memory_heads=int(update["NHEADS"]),
-            memory_feedforward_dim=int(update["DIM_FEEDFORWARD"]),
-            head_dim=int(model.get("HEAD_DIM", published.head_dim)),
-            dropout=float(tokens.get("DROPOUT", published.dropout)),
-            template_size=int(test["TEMPLATE_SIZE"]),
-            template_factor=float(test["TEMPLATE_FACTOR"]),
-            search_size=int(test["SEARCH_SIZE"]),
-            search_factor=float(test["SEARCH_FACTOR"]),
-            mean=_triple(data["DATA"]["MEAN"]),
-            std=_triple(data["DATA"]["STD"]),
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        what = f"no key {error}" if isinstance(error, KeyError) else str(error)
-        raise UserError(f"{path} is not an STTrack experiment file: {what}") from error
+        data = yaml.load(text, _YamlLoader)
+    except (yaml.YAMLError, ValueError, RecursionError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is not a YAML file: {' '.join(str(error).split())[:200]}") from error
+    if not isinstance(data, dict) or not isinstance(data.get("MODEL"), dict):
+        raise UserError(f"{path} is not an STTrack experiment file: it has no MODEL with settings below it")
+    missing: list[str] = []
+
+    def setting(key: str, default: Any) -> Any:
+        value: Any = data
+        for part in key.split("."):
+            if not isinstance(value, dict):
+                raise UserError(f"{path} is not an STTrack experiment file: {key} is below {show(value)}")
+            if part not in value:
+                missing.append(f"{key} {show(default)}")
+                return default
+            value = value[part]
+        return value
+
+    for key, only in _ONLY.items():
+        value = setting(key, only)
+        if value != only:
+            raise UserError(f"{path}: {key} is {show(value)}; this network has only {only!r}")
+    missing.clear()  # what there is only one of need not be told
+    published = ModelConfig(name=path.stem)
+    values = {name: setting(key, getattr(published, name)) for name, key in _SETTINGS.items()}
+    values = {key: _number(value) for key, value in values.items()}
+    config = ModelConfig.from_dict({"name": path.stem, **values}, str(path))
+    if missing:
+        notice(f"{path} leaves out {', '.join(missing)}: the published values are taken")
+    return config
 
 
-def _triple(values: Any) -> tuple[float, float, float]:
-    red, green, blue = (float(v) for v in values)
-    return red, green, blue
+_ONLY: dict[str, Any] = {
+    "MODEL.HEAD_TYPE": "CORNER",
+    "MODEL.POSITION_EMBEDDING": "sine",
+    "MODEL.NUM_OBJECT_QUERIES": 1,
+    "MODEL.BACKBONE.DILATION": False,
+    "MODEL.BACKBONE.OUTPUT_LAYERS": ["layer3"],
+    "MODEL.TRANSFORMER.PRE_NORM": False,
+    "MODEL.TRANSFORMER.DIVIDE_NORM": False,
+    "MODEL.CFA.PRE_NORM": False,
+}
+_SETTINGS = {
+    "backbone": "MODEL.BACKBONE.TYPE",
+    "hidden_dim": "MODEL.HIDDEN_DIM",
+    "heads": "MODEL.TRANSFORMER.NHEADS",
+    "feedforward_dim": "MODEL.TRANSFORMER.DIM_FEEDFORWARD",
+    "encoder_layers": "MODEL.TRANSFORMER.ENC_LAYERS",
+    "decoder_layers": "MODEL.TRANSFORMER.DEC_LAYERS",
+    "memory_layers": "MODEL.CFA.LAYERS",
+    "memory_heads": "MODEL.CFA.NHEADS",
+    "memory_feedforward_dim": "MODEL.CFA.DIM_FEEDFORWARD",
+    "head_dim": "MODEL.HEAD_DIM",
+    "dropout": "MODEL.TRANSFORMER.DROPOUT",
+    "template_size": "TEST.TEMPLATE_SIZE",
+    "template_factor": "TEST.TEMPLATE_FACTOR",
+    "search_size": "TEST.SEARCH_SIZE",
+    "search_factor": "TEST.SEARCH_FACTOR",
+    "mean": "DATA.MEAN",
+    "std": "DATA.STD",
+}
+
+
+def _number(value: Any) -> Any:
+    """YAML reads 1e-3 as a text."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value

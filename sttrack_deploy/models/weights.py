@@ -12,8 +12,10 @@ from torch import Tensor
 
 from sttrack_deploy.errors import UserError
 from sttrack_deploy.files import atomic_path
+from sttrack_deploy.models.checkpoint_file import few, usable
 from sttrack_deploy.models.config import ModelConfig
-from sttrack_deploy.models.network import STTrack
+from sttrack_deploy.models.networks import Network, build_network
+from sttrack_deploy.records import parse_json
 
 __all__ = ["load_weights", "read_config", "save_weights"]
 
@@ -45,7 +47,7 @@ def read_config(path: Path) -> ModelConfig:
     return _open(path)[0]
 
 
-def load_weights(path: Path, config: ModelConfig | None = None) -> STTrack:
+def load_weights(path: Path, config: ModelConfig | None = None) -> Network:
     """A network in evaluation mode with the file's weights.
 
     Args:
@@ -55,7 +57,7 @@ def load_weights(path: Path, config: ModelConfig | None = None) -> STTrack:
         UserError: missing, not safetensors, or its keys or shapes are not the configuration's.
     """
     stored, tensors = _open(path)
-    network = STTrack(stored if config is None else config)
+    network = build_network(stored if config is None else config)
     expected = network.state_dict()
     problems = [f"unexpected key {key}" for key in tensors if key not in expected]
     problems += [f"missing key {key} {tuple(v.shape)}" for key, v in expected.items() if key not in tensors]
@@ -65,7 +67,9 @@ def load_weights(path: Path, config: ModelConfig | None = None) -> STTrack:
         if key in tensors and tensors[key].shape != v.shape
     ]
     if problems:
-        raise UserError(f"{path} does not fit its configuration: {'; '.join(problems)}")
+        raise UserError(f"{path} does not fit its configuration: {few(problems)}")
+    if broken := [problem for key, value in tensors.items() if (problem := usable(key, value))]:
+        raise UserError(f"{path} cannot be used: {few(broken, 3)}; take another checkpoint of the training")
     network.load_state_dict(tensors)
     return network.eval()
 
@@ -77,10 +81,18 @@ def _open(path: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError) as error:
+    except (
+        SafetensorError,
+        OSError,
+        ValueError,
+        TypeError,
+        AttributeError,
+    ) as error:  # it fails in many ways
         raise UserError(f"{path} is not a safetensors file, or is cut short or corrupt ({error})") from error
     if _CONFIG_KEY not in metadata:
         raise UserError(
             f"{path} holds no '{_CONFIG_KEY}' in its metadata: it was not written by sttrack-deploy"
         )
-    return ModelConfig.from_dict(json.loads(metadata[_CONFIG_KEY])["config"]), tensors
+    payload = parse_json(metadata[_CONFIG_KEY], f"the configuration in {path}")
+    config = payload.get("config") if isinstance(payload, dict) else None
+    return ModelConfig.from_dict(config, f"the configuration in {path}"), tensors  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sttrack_deploy.geometry import Box
-from sttrack_deploy.runtime.source import TimedFrame
+from sttrack_deploy.video.frames import Frame
 
 __all__ = ["DemoClip"]
 
@@ -69,10 +69,10 @@ class DemoClip:
         """See the class."""
         return [self._truth(index) for index in range(FRAMES)]
 
-    def frames(self, indices: Iterable[int] = range(FRAMES)) -> Iterator[TimedFrame]:
+    def frames(self, indices: Iterable[int] = range(FRAMES)) -> Iterator[Frame]:
         """Render frames in turn."""
         for index in indices:
-            yield TimedFrame(index, index / FPS, self.frame(index))
+            yield Frame(index, index / FPS, self.frame(index))
 
     def frame(self, index: int, *, target: bool = True) -> Image:
         """Render one frame, BGR uint8 ``(360, 640, 3)``, with the fish or without it."""

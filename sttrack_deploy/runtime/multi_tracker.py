@@ -12,11 +12,12 @@ import numpy.typing as npt
 
 from sttrack_deploy.bundle import Bundle, TrackingPolicy, open_bundle
 from sttrack_deploy.cropping import Crop
-from sttrack_deploy.engines.base import Engine, EngineState
-from sttrack_deploy.engines.registry import DEFAULT_BACKEND, create_engine
+from sttrack_deploy.engines.base import Engine, EngineState, check_finite
+from sttrack_deploy.engines.registry import DEFAULT_BACKEND, load_engine
 from sttrack_deploy.errors import UsageError
 from sttrack_deploy.geometry import validate_box
 from sttrack_deploy.runtime.target import Target, TrackResult
+from sttrack_deploy.runtime.track_state import TrackerState, pack, unpack
 
 __all__ = ["MultiTracker", "StepTimings", "calls_for"]
 
@@ -56,8 +57,9 @@ class MultiTracker:
         self.policy = bundle.manifest.tracking if policy is None else policy
         self.timings = StepTimings(0.0, 0.0)
         self._targets: list[Target] = []
+        self._frame = 0
         self._states: list[EngineState] = []
-        self._shape: tuple[int, ...] = ()
+        self._shape: tuple[int, int, int] = (0, 0, 0)
 
     @classmethod
     def from_bundle(
@@ -73,12 +75,83 @@ class MultiTracker:
             UserError: the bundle cannot be used, or the engine's package is missing.
         """
         bundle = open_bundle(None if path is None else Path(path))
-        return cls(bundle, create_engine(engine, bundle, threads), policy)
+        return cls(bundle, load_engine(engine, bundle, threads), policy)
+
+    @classmethod
+    def from_state(
+        cls,
+        data: bytes,
+        bundle: Bundle | str | Path | None = None,
+        engine: str | Engine = DEFAULT_BACKEND,
+        threads: int | None = None,
+        policy: TrackingPolicy | None = None,
+    ) -> MultiTracker:
+        """Go on where a tracker was that exported its state, on any engine and in any process.
+
+        Args:
+            data: of :meth:`export_state`.
+            bundle: the same bundle, or one converted from it to another precision or batch.
+            engine: an engine's name, or one that is made already.
+            policy: another one than it had.
+
+        Raises:
+            UserError: the bytes are not such a state, or not of this bundle; or see :meth:`from_bundle`.
+        """
+        opened = (
+            bundle if isinstance(bundle, Bundle) else open_bundle(None if bundle is None else Path(bundle))
+        )
+        state = unpack(data, opened)
+        made = load_engine(engine, opened, threads) if isinstance(engine, str) else engine
+        tracker = cls(opened, made, policy or state.policy)
+        tracker._restore(state)
+        return tracker
+
+    def export_state(self) -> bytes:
+        """Everything that is carried from frame to frame; tracking goes on as before.
+
+        Raises:
+            UsageError: there is no target yet.
+        """
+        if not self._targets:
+            raise UsageError("the tracker has no target yet: call init(frame, box) first")
+        calls = [self.engine.export_state(state) for state in self._states]
+        count = len(self._targets)  # rows beyond are copies that fill up the last call
+        arrays = {name: np.concatenate([call[name] for call in calls])[:count] for name in calls[0]}
+        memories = tuple(target.memory() for target in self._targets)
+        return pack(TrackerState(self._shape[:2], self.policy, memories, arrays), self.bundle)
+
+    def _restore(self, state: TrackerState) -> None:
+        crop = self.bundle.manifest.crop
+        self._shape = (*state.frame, 3)
+        self._targets = [Target(memory.box, crop, self.policy) for memory in state.targets]
+        for target, memory in zip(self._targets, state.targets, strict=True):
+            target.recall(memory)
+        rows = self._rows(len(self._targets))
+        self._states = [
+            self.engine.import_state({name: value[row] for name, value in state.arrays.items()})
+            for row in rows
+        ]
 
     @property
     def targets(self) -> Sequence[Target]:
         """The targets, in the order of the boxes that ``init`` was given."""
         return self._targets
+
+    @property
+    def states(self) -> Sequence[EngineState]:
+        """The engine's states, one for each call, each for as many targets in turn as a call takes."""
+        return self._states
+
+    def resume(
+        self, targets: Sequence[Target], states: Sequence[EngineState], shape: tuple[int, ...]
+    ) -> None:
+        """Go on with targets and states of another tracker of the same bundle and engine.
+
+        Args:
+            shape: of the frames to come, ``(height, width, 3)``.
+        """
+        height, width = shape[:2]
+        self._targets, self._states, self._shape = list(targets), list(states), (height, width, 3)
 
     def init(self, frame: Frame, boxes: Sequence[Sequence[float]]) -> None:
         """Start on new targets; tracks that were running are forgotten.
@@ -91,7 +164,7 @@ class MultiTracker:
             UsageError: the frame or a box cannot be used; tracks that were running go on.
         """
         check_frame(frame)
-        if not boxes:
+        if not hasattr(boxes, "__len__") or not len(boxes):
             raise UsageError("there is nothing to track: give at least one box")
         height, width = frame.shape[:2]
         crop = self.bundle.manifest.crop
@@ -103,13 +176,15 @@ class MultiTracker:
         self._states = [self.engine.initial_state(*batch) for batch in self._batches(crops)]
         self.timings = StepTimings(cropped - started, time.perf_counter() - cropped)
         self._targets = targets
-        self._shape = frame.shape
+        self._frame = 0
+        self._shape = (height, width, 3)
 
     def update(self, frame: Frame) -> list[TrackResult]:
         """Find every target in the next frame; results in the order of the boxes given to ``init``.
 
         Raises:
             UsageError: not initialised, not a BGR uint8 frame, or of another size than before.
+            UserError: the network's numbers are not finite.
         """
         if not self._targets:
             raise UsageError("the tracker has no target yet: call init(frame, box) first")
@@ -126,21 +201,28 @@ class MultiTracker:
         boxes, confidences = [], []
         for call, (patches, masks) in enumerate(self._batches(crops)):
             prediction, self._states[call] = self.engine.step(patches, masks, self._states[call])
+            check_finite(self.engine.name, prediction, self._frame + 1)
             boxes += list(prediction.box)
             confidences += prediction.confidence.tolist()
         self.timings = StepTimings(cropped - started, time.perf_counter() - cropped)
+        self._frame += 1
         # Answers about the copies that fill up the last call are beyond the last target.
         answers = zip(self._targets, boxes, confidences, strict=False)
         return [target.settle(box, confidence, height, width) for target, box, confidence in answers]
 
     def _batches(self, crops: Sequence[Crop]) -> Iterator[Batch]:
-        """Crops stacked as the engine takes them; a fixed batch is filled up with copies of its last crop."""
-        fixed = self.bundle.manifest.batch
-        size = fixed if isinstance(fixed, int) else len(crops)
-        for first in range(0, len(crops), size):
-            part = list(crops[first : first + size])
-            part += part[-1:] * (self.bundle.manifest.smallest_batch - len(part))
+        """Crops stacked as the engine takes them."""
+        for rows in self._rows(len(crops)):
+            part = [crops[row] for row in rows]
             yield np.stack([crop.patch for crop in part]), np.stack([crop.mask for crop in part])
+
+    def _rows(self, count: int) -> Iterator[list[int]]:
+        """The targets of each call of the engine; a fixed batch is filled up with copies of its last one."""
+        fixed = self.bundle.manifest.batch
+        size = fixed if isinstance(fixed, int) else count
+        for first in range(0, count, size):
+            rows = list(range(first, min(first + size, count)))
+            yield rows + rows[-1:] * (self.bundle.manifest.smallest_batch - len(rows))
 
 
 def check_frame(frame: Frame) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sttrack_deploy.geometry import Box
-from sttrack_deploy.runtime.sink import FrameResult
+from sttrack_deploy.runtime.results import FrameResult
 
 __all__ = ["COLOURS", "draw_outline", "draw_result", "draw_results", "draw_truth"]
 
@@ -64,38 +64,59 @@ def draw_result(image: Image, result: FrameResult, fps: float | None = None) -> 
     dashed red box (the best guess), a red border and a banner.
     """
     style = _Style.of(image)
-    colour = LOST if result.lost else FOUND
-    _draw_box(image, result.box, colour, style, dashed=result.lost)
-    _draw_status(image, result.frame, fps, style)
+    caption = _Caption.of(image, result, LOST if result.lost else FOUND, style)
+    _draw_box(image, result.box, caption.colour, style, dashed=result.lost)
+    _draw_status(image, result.frame, fps, style, [caption])
     if result.lost:
         _draw_alarm(image, style)
-    _draw_caption(image, result, colour, style)
+    caption.draw(image, style)
 
 
-def draw_results(image: Image, results: Sequence[FrameResult], fps: float | None = None) -> None:
+def draw_results(
+    image: Image,
+    results: Sequence[FrameResult],
+    fps: float | None = None,
+    numbers: Sequence[int] | None = None,
+) -> None:
     """Draw one frame's results into ``image`` (BGR uint8, changed in place).
 
     One target is drawn by :func:`draw_result`. Several have a colour and a number each, from 1; a lost one's
     box is dashed and its label says so; the red border and the banner come when all are lost.
+
+    Args:
+        numbers: the targets' numbers, where some of several are not on this frame.
     """
-    if len(results) == 1:
+    if len(results) == 1 and numbers is None:
         draw_result(image, results[0], fps)
         return
+    if not results:
+        return
     style = _Style.of(image)
-    coloured = [(result, COLOURS[index % len(COLOURS)]) for index, result in enumerate(results)]
-    for result, colour in coloured:
-        _draw_box(image, result.box, colour, style, dashed=result.lost)
-    _draw_status(image, results[0].frame, fps, style)
+    numbers = range(1, len(results) + 1) if numbers is None else numbers
+    captions = [
+        _Caption.of(image, result, COLOURS[(number - 1) % len(COLOURS)], style, f"{number}: ")
+        for number, result in zip(numbers, results, strict=True)
+    ]
+    for result, caption in zip(results, captions, strict=True):
+        _draw_box(image, result.box, caption.colour, style, dashed=result.lost)
+    _draw_status(image, results[0].frame, fps, style, captions)
     if all(result.lost for result in results):
         _draw_alarm(image, style)
     # Labels last: no box may cross one.
-    for number, (result, colour) in enumerate(coloured, 1):
-        _draw_caption(image, result, colour, style, f"{number}: ")
+    for caption in captions:
+        caption.draw(image, style)
 
 
-def _draw_status(image: Image, frame: int, fps: float | None, style: _Style) -> None:
+def _draw_status(
+    image: Image, frame: int, fps: float | None, style: _Style, captions: Sequence[_Caption]
+) -> None:
+    """The frame's number in the first corner that no target's label is in; top left where there is none."""
     status = f"frame {frame}" + ("" if fps is None else f"  {fps:.0f} fps")
-    _draw_label(image, status, (style.gap, style.gap), SHADE, style)
+    width, height = _label_size(status, style)
+    right, bottom = image.shape[1] - width - style.gap, image.shape[0] - height - style.gap
+    corners = [(style.gap, style.gap), (style.gap, bottom), (right, style.gap), (right, bottom)]
+    free = (c for c in corners if not any(one.covers(c, (width, height)) for one in captions))
+    _draw_label(image, status, next(free, corners[0]), SHADE, style)
 
 
 def _draw_alarm(image: Image, style: _Style) -> None:
@@ -109,16 +130,40 @@ def _draw_alarm(image: Image, style: _Style) -> None:
     _draw_label(image, "LOST", (left, height), LOST, banner, lift=2 * edge)
 
 
-def _draw_caption(image: Image, result: FrameResult, colour: Colour, style: _Style, name: str = "") -> None:
-    """A box's label, outside it where there is room."""
-    x, y, _, h = result.box
-    text = f"{name}{'lost ' if result.lost else ''}{result.confidence:.2f}"
-    label_height = _label_size(text, style)[1]
-    above = y - label_height - style.line
-    # Above the box, below it where there is no room, inside it where there is neither.
-    below_fits = y + h + style.line + label_height <= image.shape[0]
-    top = above if above >= 0 else y + h + style.line if below_fits else max(0.0, y)
-    _draw_label(image, text, (round(x) - style.line // 2, round(top)), colour, style)
+@dataclass(frozen=True, slots=True)
+class _Caption:
+    """A box's label.
+
+    Attributes:
+        corner: its first pixel, x and y; size: its width and height.
+    """
+
+    text: str
+    colour: Colour
+    corner: tuple[int, int]
+    size: tuple[int, int]
+
+    @classmethod
+    def of(cls, image: Image, result: FrameResult, colour: Colour, style: _Style, name: str = "") -> _Caption:
+        """Outside the box where there is room."""
+        x, y, _, h = result.box
+        text = f"{name}{'lost ' if result.lost else ''}{result.confidence:.2f}"
+        size = _label_size(text, style)
+        above = y - size[1] - style.line
+        # Above the box, below it where there is no room, inside it where there is neither.
+        below_fits = y + h + style.line + size[1] <= image.shape[0]
+        top = above if above >= 0 else y + h + style.line if below_fits else max(0.0, y)
+        return cls(text, colour, _inside(image, (round(x) - style.line // 2, round(top)), size), size)
+
+    def covers(self, corner: tuple[int, int], size: tuple[int, int]) -> bool:
+        """Whether it lies on any pixel of that rectangle."""
+        return all(
+            mine < other + length and other < mine + own
+            for mine, own, other, length in zip(self.corner, self.size, corner, size, strict=True)
+        )
+
+    def draw(self, image: Image, style: _Style) -> None:
+        _draw_label(image, self.text, self.corner, self.colour, style)
 
 
 def draw_outline(image: Image, box: Box, target: int) -> None:
@@ -174,13 +219,21 @@ def _label_size(text: str, style: _Style) -> tuple[int, int]:
     return width + 2 * style.gap, height + baseline + style.gap
 
 
+def _inside(image: Image, corner: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
+    """``corner``, moved so that a rectangle of that size lies in the image."""
+    left, top = (
+        max(0, min(place, room - length))
+        for place, room, length in zip(corner, (image.shape[1], image.shape[0]), size, strict=True)
+    )
+    return left, top
+
+
 def _draw_label(
     image: Image, text: str, corner: tuple[int, int], back: Colour, style: _Style, lift: int = 0
 ) -> None:
     """Text on a filled panel, its top left at ``corner``, moved inside the image, then ``lift`` pixels up."""
     width, height = _label_size(text, style)
-    left = max(0, min(corner[0], image.shape[1] - width))
-    top = max(0, min(corner[1], image.shape[0] - height - lift))
+    left, top = _inside(image, corner, (width, height + lift))
     image[top : top + height, left : left + width] = back
     ink = SHADE if back in (*COLOURS, TRUTH) else WHITE
     baseline = cv2.getTextSize(text, FONT, style.text, style.weight)[1]

@@ -6,7 +6,7 @@ import contextlib
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -15,12 +15,15 @@ import numpy.typing as npt
 
 from sttrack_deploy.errors import UserError
 from sttrack_deploy.geometry import Box, validate_box
+from sttrack_deploy.runtime.detections import DetectedTargets
 from sttrack_deploy.runtime.display import Key, Window
 from sttrack_deploy.runtime.multi_tracker import MultiTracker
 from sttrack_deploy.runtime.overlay import draw_results, draw_truth
-from sttrack_deploy.runtime.sink import FrameResult, ResultWriter, VideoWriter
-from sttrack_deploy.runtime.source import TimedFrame
+from sttrack_deploy.runtime.results import FrameResult, ResultWriter
 from sttrack_deploy.runtime.target import TrackResult
+from sttrack_deploy.runtime.tracks import TracksWriter
+from sttrack_deploy.video.frames import Frame
+from sttrack_deploy.video.writer import VideoWriter
 
 __all__ = ["BoxChooser", "Outputs", "Session", "SessionStats"]
 
@@ -42,14 +45,14 @@ class SessionStats:
 
     Attributes:
         frames: frames with a result, the first one (whose box was given) included.
-        lost: for each target, frames on which it was lost.
+        lost: for each target by its number, frames on which it was lost.
         seconds: from having the targets' boxes to the last result written, without pauses.
         decode: waiting for the next frame.
         output: drawing and writing.
     """
 
     frames: int = 0
-    lost: list[int] = field(default_factory=list)
+    lost: dict[int, int] = field(default_factory=dict)
     seconds: float = 0.0
     decode: deque[float] = field(default_factory=_times)
     crop: deque[float] = field(default_factory=_times)
@@ -102,7 +105,7 @@ class Session:
     ``stats`` is up to date at any time, after an exception or Ctrl-C too.
 
     Attributes:
-        boxes: those that tracking started on.
+        boxes: those that tracking started on; none where a detector says it.
     """
 
     def __init__(self, tracker: MultiTracker) -> None:
@@ -114,8 +117,8 @@ class Session:
 
     def run(
         self,
-        frames: Iterable[TimedFrame],
-        choose: BoxChooser,
+        frames: Iterable[Frame],
+        choose: BoxChooser | DetectedTargets,
         outputs: Outputs,
         done: Callable[[int], None] | None = None,
     ) -> None:
@@ -123,7 +126,7 @@ class Session:
 
         Args:
             frames: the first one is where the target is given.
-            choose: gives the targets' boxes on the first frame.
+            choose: gives the targets' boxes on the first frame, or says on any frame which start.
             outputs: where the results go.
             done: called after each frame with the number of frames done.
 
@@ -136,29 +139,37 @@ class Session:
         if first is None:
             raise UserError("the source has no frames")
         height, width = first.image.shape[:2]
-        self.boxes = [validate_box(box, height, width) for box in choose(first.image)]
-        self._tracker.init(first.image, self.boxes)
-        self.stats.lost = [0] * len(self.boxes)
+        if not isinstance(choose, DetectedTargets):
+            self.boxes = [validate_box(box, height, width) for box in choose(first.image)]
+            self._tracker.init(first.image, self.boxes)
+        for writer in outputs.writers:
+            if isinstance(writer, TracksWriter):
+                writer.begin(width, height)
         started = asked = time.perf_counter()
         for frame in chain([first], remaining):
             got = time.perf_counter()
-            # The first frame's results are the boxes that were given, with full confidence.
-            results = (
-                [TrackResult(box, 1.0, False) for box in self.boxes]
-                if frame is first
-                else self._tracker.update(frame.image)
-            )
+            results: Mapping[int, TrackResult]
+            if isinstance(choose, DetectedTargets):
+                results, timings = choose.update(frame.index, frame.image), choose.timings
+            elif frame is first:  # its results are the boxes that were given, with full confidence
+                results = {number: TrackResult(box, 1.0, False) for number, box in enumerate(self.boxes, 1)}
+            else:
+                results, timings = (
+                    dict(enumerate(self._tracker.update(frame.image), 1)),
+                    self._tracker.timings,
+                )
             tracked = time.perf_counter()
             self._note_fps(tracked - asked)
             quit_asked = self._emit(frame, results, outputs)
             now = time.perf_counter()
             stats = self.stats
             stats.frames += 1
-            stats.lost = [count + result.lost for count, result in zip(stats.lost, results, strict=True)]
+            for number, result in results.items():
+                stats.lost[number] = stats.lost.get(number, 0) + result.lost
             if frame is not first:  # its crop and inference are those of the template
                 stats.decode.append(got - asked)
-                stats.crop.append(self._tracker.timings.crop)
-                stats.inference.append(self._tracker.timings.inference)
+                stats.crop.append(timings.crop)
+                stats.inference.append(timings.inference)
                 stats.output.append(now - tracked)
             stats.seconds = now - started - self._paused
             if done is not None:
@@ -174,22 +185,27 @@ class Session:
         last = self._shown_fps
         self._shown_fps = rate if last is None else last + FPS_SMOOTHING * (rate - last)
 
-    def _emit(self, frame: TimedFrame, tracked: Sequence[TrackResult], outputs: Outputs) -> bool:
+    def _emit(self, frame: Frame, tracked: Mapping[int, TrackResult], outputs: Outputs) -> bool:
         """Write and show one frame's results; True if the user wants to quit."""
-        results = [FrameResult(frame.number, frame.seconds, *result) for result in tracked]
+        age = None if frame.arrived is None else time.monotonic() - frame.arrived
+        results = [
+            FrameResult(frame.index, frame.time, *result, id=number, age=age)
+            for number, result in tracked.items()
+        ]
         canvas = self._draw(frame, results, outputs) if outputs.draws else frame.image
         # The video first: what fails on a full disk is it, and then no other file is a frame ahead.
         if outputs.video is not None:
-            outputs.video.write(canvas)
+            # A live recording plays at the pace in which it was seen.
+            outputs.video.write(canvas, frame.time if frame.arrived is None else frame.arrived)
         for writer in outputs.writers:
             writer.write(results)
         return outputs.window is not None and self._obey(outputs, outputs.window, canvas, frame.image)
 
-    def _draw(self, frame: TimedFrame, results: Sequence[FrameResult], outputs: Outputs) -> Image:
+    def _draw(self, frame: Frame, results: Sequence[FrameResult], outputs: Outputs) -> Image:
         canvas = frame.image.copy()
         if outputs.truth is not None:
-            draw_truth(canvas, outputs.truth[frame.number])
-        draw_results(canvas, results, self._shown_fps)
+            draw_truth(canvas, outputs.truth[frame.index])
+        draw_results(canvas, results, self._shown_fps, None if self.boxes else [r.id for r in results])
         return canvas
 
     def _obey(self, outputs: Outputs, window: Window, canvas: Image, image: Image) -> bool:

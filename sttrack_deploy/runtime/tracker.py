@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from sttrack_deploy.bundle import Bundle, TrackingPolicy, open_bundle
+from sttrack_deploy.bundle import Bundle, TrackingPolicy
 from sttrack_deploy.engines.base import Engine
-from sttrack_deploy.engines.registry import DEFAULT_BACKEND, create_engine
+from sttrack_deploy.engines.registry import DEFAULT_BACKEND
+from sttrack_deploy.errors import UserError
 from sttrack_deploy.runtime.multi_tracker import MultiTracker, StepTimings
 from sttrack_deploy.runtime.target import TrackResult
 
@@ -43,8 +44,42 @@ class Tracker:
         Raises:
             UserError: the bundle cannot be used, or the engine's package is missing.
         """
-        bundle = open_bundle(None if path is None else Path(path))
-        return cls(bundle, create_engine(engine, bundle, threads), policy)
+        return cls._of(MultiTracker.from_bundle(path, engine, threads, policy))
+
+    @classmethod
+    def from_state(
+        cls,
+        data: bytes,
+        bundle: Bundle | str | Path | None = None,
+        engine: str | Engine = DEFAULT_BACKEND,
+        threads: int | None = None,
+        policy: TrackingPolicy | None = None,
+    ) -> Tracker:
+        """Go on from :meth:`export_state`; see :meth:`.MultiTracker.from_state`.
+
+        >>> Tracker.from_state(Path("track.state").read_bytes(), engine="openvino")    # doctest: +SKIP
+
+        Raises:
+            UserError: the bytes are not the state of one target, or not of this bundle.
+        """
+        several = MultiTracker.from_state(data, bundle, engine, threads, policy)
+        if len(several.targets) != 1:
+            raise UserError(f"the state is of {len(several.targets)} targets: use MultiTracker.from_state")
+        return cls._of(several)
+
+    @classmethod
+    def _of(cls, several: MultiTracker) -> Tracker:
+        tracker = cls.__new__(cls)
+        tracker._only = several
+        return tracker
+
+    def export_state(self) -> bytes:
+        """Everything that the track carries from frame to frame, about 30 kB; tracking goes on as before.
+
+        Raises:
+            UsageError: there is no target yet.
+        """
+        return self._only.export_state()
 
     @property
     def bundle(self) -> Bundle:

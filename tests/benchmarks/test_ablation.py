@@ -5,13 +5,13 @@ import pytest
 
 from benchmarks.ablation import VARIANTS, ForgetfulEngine
 from sttrack_deploy.bundle import Bundle
-from sttrack_deploy.engines.registry import create_engine
+from sttrack_deploy.engines.registry import load_engine
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_only_what_is_named_is_forgotten(tiny_bundle: Bundle, variant: str) -> None:
     forgotten = VARIANTS[variant]
-    engine = ForgetfulEngine(create_engine("onnxruntime", tiny_bundle, 1), forgotten)
+    engine = ForgetfulEngine(load_engine("onnxruntime", tiny_bundle, 1), forgotten)
     crop = tiny_bundle.manifest.crop
     random = np.random.default_rng(0)
 

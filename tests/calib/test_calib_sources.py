@@ -56,7 +56,7 @@ def test_what_is_no_video(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no video"):
         one_video(tmp_path / "a.mp4", (0, 0, 1, 1))
     (tmp_path / "a.mp4").write_bytes(b"nothing")
-    with pytest.raises(UserError, match="has 0 frame"):
+    with pytest.raises(UserError, match="cannot be read as a video"):
         one_video(tmp_path / "a.mp4", (0, 0, 1, 1))
 
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from moving_square import RedEngine
 from recordings import POLICY, clips, hashes, record_clips, same
 
 from sttrack_deploy.bundle import MANIFEST, Bundle, TrackingPolicy, open_bundle
@@ -19,12 +18,12 @@ from sttrack_deploy.calib import recorder
 from sttrack_deploy.calib.calibration_set import CalibrationSet, open_calibration
 from sttrack_deploy.calib.sources import one_video
 from sttrack_deploy.engines.base import Engine, EngineState, Prediction
-from sttrack_deploy.engines.registry import create_engine
+from sttrack_deploy.engines.registry import load_engine
 from sttrack_deploy.errors import UsageError, UserError
 from sttrack_deploy.evaluation.runner import run_sequence
-from sttrack_deploy.evaluation.sequence import Sequence, frames_of
 from sttrack_deploy.files import sha256_of
 from sttrack_deploy.runtime.tracker import Tracker
+from sttrack_deploy.sequences.sequence import VideoSequence, frames_of
 
 DiskUsage = namedtuple("DiskUsage", "total used free")
 
@@ -48,18 +47,24 @@ class Spy:
         self.steps.append({name: np.array(value) for name, value in feeds.items()})
         return self.engine.step(search, mask, state)
 
+    def export_state(self, state: EngineState) -> dict[str, np.ndarray]:
+        return self.engine.export_state(state)
+
+    def import_state(self, arrays: dict[str, np.ndarray]) -> EngineState:
+        return self.engine.import_state(arrays)
+
     def describe(self) -> dict[str, str]:
         return self.engine.describe()
 
 
 @pytest.fixture
-def sequences(tmp_path: Path) -> list[Sequence]:
+def sequences(tmp_path: Path) -> list[VideoSequence]:
     return clips(tmp_path / "videos")
 
 
-def fed(bundle: Bundle, sequence: Sequence, start: int, steps: int) -> Spy:
+def fed(bundle: Bundle, sequence: VideoSequence, start: int, steps: int) -> Spy:
     """What a plain tracker that starts on that frame feeds the network."""
-    spy = Spy(create_engine("onnxruntime", bundle, threads=1))
+    spy = Spy(load_engine("onnxruntime", bundle, threads=1))
     tracker = Tracker(bundle, spy, POLICY)
     for index, frame in enumerate(frames_of(sequence)):
         if index == start:
@@ -69,7 +74,7 @@ def fed(bundle: Bundle, sequence: Sequence, start: int, steps: int) -> Spy:
     return spy
 
 
-def assert_is_what_was_fed(made: CalibrationSet, bundle: Bundle, sequences: list[Sequence]) -> None:
+def assert_is_what_was_fed(made: CalibrationSet, bundle: Bundle, sequences: list[VideoSequence]) -> None:
     by_name = {s.name: s for s in sequences}
     for number, sample in enumerate(made.manifest.samples):
         template = made.manifest.templates[sample.template]
@@ -82,7 +87,7 @@ def assert_is_what_was_fed(made: CalibrationSet, bundle: Bundle, sequences: list
 
 
 def test_samples_are_what_the_tracker_feeds_the_network(
-    tiny_bundle: Bundle, sequences: list[Sequence], tmp_path: Path
+    tiny_bundle: Bundle, sequences: list[VideoSequence], tmp_path: Path
 ) -> None:
     made = record_clips(tiny_bundle, sequences, tmp_path / "set", samples=12, starts=3)
     assert_is_what_was_fed(made, tiny_bundle, sequences)
@@ -107,7 +112,7 @@ def test_samples_are_what_the_tracker_feeds_the_network(
 
 
 def test_the_same_again_is_the_same_to_the_byte(
-    tiny_bundle: Bundle, sequences: list[Sequence], tmp_path: Path
+    tiny_bundle: Bundle, sequences: list[VideoSequence], tmp_path: Path
 ) -> None:
     once = record_clips(tiny_bundle, sequences, tmp_path / "a" / "set")
     again = record_clips(tiny_bundle, sequences, tmp_path / "b" / "set")
@@ -144,12 +149,12 @@ def with_fixed_batch(bundle: Bundle, batch: int, out: Path) -> Bundle:
 
 @pytest.mark.parametrize("batch", [2, None])
 def test_other_batches(
-    dynamic_bundle: Bundle, sequences: list[Sequence], tmp_path: Path, batch: int | None
+    dynamic_bundle: Bundle, sequences: list[VideoSequence], tmp_path: Path, batch: int | None
 ) -> None:
     bundle = dynamic_bundle if batch is None else with_fixed_batch(dynamic_bundle, batch, tmp_path / "bundle")
     made = record_clips(bundle, sequences, tmp_path / "set", samples=4)
     rows = batch or 1
-    engine = create_engine("onnxruntime", bundle, threads=1)
+    engine = load_engine("onnxruntime", bundle, threads=1)
     for number in range(4):
         feeds = made.search_feeds(number)
         assert {len(array) for array in feeds.values()} == {rows}
@@ -165,7 +170,7 @@ def assert_is_one_row(made: CalibrationSet) -> None:
             assert {len(file[name]) for name in file.files} == {1}
 
 
-def test_a_video_with_one_box(tiny_bundle: Bundle, sequences: list[Sequence], tmp_path: Path) -> None:
+def test_a_video_with_one_box(tiny_bundle: Bundle, sequences: list[VideoSequence], tmp_path: Path) -> None:
     video = one_video(sequences[0].source, (20.0, 40.0, 24.0, 24.0))
     made = record_clips(tiny_bundle, [video], tmp_path / "set", samples=13, starts=3)
     assert len(made) == 13
@@ -176,7 +181,7 @@ def test_a_video_with_one_box(tiny_bundle: Bundle, sequences: list[Sequence], tm
 
 
 def test_a_lost_first_track_starts_no_other(
-    tiny_bundle: Bundle, sequences: list[Sequence], tmp_path: Path
+    tiny_bundle: Bundle, sequences: list[VideoSequence], tmp_path: Path
 ) -> None:
     video = one_video(sequences[0].source, (20.0, 40.0, 24.0, 24.0))
     hopeless = TrackingPolicy(lost_below=1.0, found_above=1.0)
@@ -188,9 +193,9 @@ def test_a_lost_first_track_starts_no_other(
 
 @pytest.mark.parametrize("recovery", [False, True])
 def test_an_evaluation_run_is_followed(
-    tiny_bundle: Bundle, sequences: list[Sequence], tmp_path: Path, recovery: bool
+    tiny_bundle: Bundle, sequences: list[VideoSequence], tmp_path: Path, recovery: bool
 ) -> None:
-    engine = create_engine("onnxruntime", tiny_bundle, threads=1)
+    engine = load_engine("onnxruntime", tiny_bundle, threads=1)
     tracked = record_clips(tiny_bundle, sequences[:1], tmp_path / "tracked", samples=13, starts=1)
     middle = float(np.median([sample.confidence for sample in tracked.manifest.samples]))
     policy = TrackingPolicy(lost_below=middle, found_above=middle, recovery=recovery)
@@ -206,7 +211,7 @@ def test_an_evaluation_run_is_followed(
 
 
 def test_boxes_outside_the_image_are_left_aside(
-    tiny_bundle: Bundle, sequences: list[Sequence], tmp_path: Path
+    tiny_bundle: Bundle, sequences: list[VideoSequence], tmp_path: Path
 ) -> None:
     truth = sequences[0].truth.copy()
     truth[0] = 5000, 0, 20, 20
@@ -219,7 +224,7 @@ def test_boxes_outside_the_image_are_left_aside(
 
 
 def test_what_is_there_is_kept_until_the_new_set_is_complete(
-    tiny_bundle: Bundle, sequences: list[Sequence], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_bundle: Bundle, sequences: list[VideoSequence], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = record_clips(tiny_bundle, sequences, tmp_path / "set")
     before = hashes(made.path)
@@ -240,27 +245,31 @@ def test_what_is_there_is_kept_until_the_new_set_is_complete(
 
 
 def test_too_little_disk_is_known_before_anything_runs(
-    tiny_bundle: Bundle, sequences: list[Sequence], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_bundle: Bundle, sequences: list[VideoSequence], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = record_clips(tiny_bundle, sequences, tmp_path / "set", samples=6)
     estimate = recorder.estimated_bytes(tiny_bundle, 6, made.templates)
     assert made.manifest.bytes == pytest.approx(estimate, rel=0.05)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: DiskUsage(0, 0, recorder.SPARE_BYTES + estimate // 2))
-    engine = Spy(create_engine("onnxruntime", tiny_bundle, threads=1))
+    engine = Spy(load_engine("onnxruntime", tiny_bundle, threads=1))
     with pytest.raises(UserError, match=r"6 samples of tiny take about .* MiB, but"):
         record_clips(tiny_bundle, sequences, tmp_path / "b" / "c" / "set", engine, samples=6)
     assert engine.steps == []
 
 
-def test_engines_that_hide_their_state_are_refused(
-    tiny_bundle: Bundle, sequences: list[Sequence], tmp_path: Path
+def test_the_state_of_any_engine_can_be_recorded(
+    tiny_bundle: Bundle, sequences: list[VideoSequence], tmp_path: Path
 ) -> None:
-    with pytest.raises(UsageError, match="the engine 'red' keeps the state where it cannot be recorded"):
-        record_clips(tiny_bundle, sequences, tmp_path / "set", RedEngine())
+    engine = load_engine("torch", tiny_bundle, threads=1)
+    made = record_clips(tiny_bundle, sequences, tmp_path / "set", engine, samples=4)
+    feeds = made.search_feeds(0)
+    assert {name: (v.dtype.name, v.shape) for name, v in feeds.items()} == {
+        tensor.name: (tensor.dtype, tensor.shape) for tensor in tiny_bundle.manifest.search.inputs
+    }
 
 
 def test_an_engine_that_does_not_repeat_itself_is_noticed(
-    tiny_bundle: Bundle, sequences: list[Sequence], tmp_path: Path
+    tiny_bundle: Bundle, sequences: list[VideoSequence], tmp_path: Path
 ) -> None:
     class Fickle(Spy):
         """Loses the target in all but the first 13 steps."""
@@ -271,7 +280,7 @@ def test_an_engine_that_does_not_repeat_itself_is_noticed(
             return prediction._replace(confidence=np.full_like(prediction.confidence, float(sure))), state
 
     video = one_video(sequences[0].source, (20.0, 40.0, 24.0, 24.0))
-    engine = Fickle(create_engine("onnxruntime", tiny_bundle, threads=1))
+    engine = Fickle(load_engine("onnxruntime", tiny_bundle, threads=1))
     policy = TrackingPolicy(lost_below=0.5, found_above=0.5)
     with pytest.raises(UserError, match="did not repeat its first pass"):
         record_clips(tiny_bundle, [video], tmp_path / "set", engine, samples=99, starts=3, policy=policy)

@@ -7,17 +7,17 @@ from pathlib import Path
 import numpy as np
 
 from sttrack_deploy.calib.track_plan import ABSENT_TAIL, PlannedTrack, pick_sequences, plan_tracks
-from sttrack_deploy.evaluation.sequence import Sequence
+from sttrack_deploy.sequences.sequence import VideoSequence
 
 PLENTY = 10**6
 
 
-def annotated(frames: int, first: int = 0, last: int | None = None, name: str = "s") -> Sequence:
+def annotated(frames: int, first: int = 0, last: int | None = None, name: str = "s") -> VideoSequence:
     """The target is there from ``first`` to before ``last``."""
     truth = np.full((frames, 4), np.nan)
     inside = range(first, frames if last is None else last)
     truth[list(inside)] = [(10.0 + i, 20.0, 30.0, 40.0) for i in inside]
-    return Sequence(name, Path("video.mp4"), truth)
+    return VideoSequence(name, Path("video.mp4"), truth)
 
 
 def spans(plans: list[PlannedTrack]) -> list[tuple[int, int]]:

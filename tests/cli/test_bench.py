@@ -78,6 +78,8 @@ def test_an_engine_that_fails_does_not_cost_the_others(
     ("arguments", "code", "message"),
     [
         (("--engine", "abacus"), 2, "engines are onnxruntime, torch"),
+        (("--engines", ""), 2, "--engines names none; engines are onnxruntime, torch"),
+        (("--precisions", " , "), 2, "--precisions names none; precisions are fp32"),
         (("--targets", "1,x"), 2, "--targets is numbers"),
         (("--baseline", "torch"), 2, "the baseline 'torch' is not measured"),
         (("--init-box", "1,2,3,4"), 2, "--source and --init-box go together"),
@@ -88,6 +90,22 @@ def test_wrong_calls(arguments: tuple[str, ...], code: int, message: str, tiny_b
     done = bench(tiny_bundle.path, *arguments)
     assert done.exit_code == code
     assert message in done.output
+
+
+@pytest.mark.parametrize("option", ["--json", "--plot"])
+def test_a_report_never_replaces_a_file_of_somebody_else(
+    option: str, tiny_bundle: Bundle, tmp_path: Path
+) -> None:
+    mine = tmp_path / "thesis"
+    mine.write_text("years of work")
+    done = bench(tiny_bundle.path, option, mine)
+    assert done.exit_code == 1
+    assert "thesis exists and was not written by sttrack-deploy" in " ".join(done.output.split())
+    assert "--overwrite" in done.output
+    assert mine.read_text() == "years of work"
+    twice = bench(tiny_bundle.path, "--json", mine, "--plot", mine, "--overwrite")
+    assert twice.exit_code == 2
+    assert "is named twice" in twice.output
 
 
 def test_a_video_that_is_too_short(tiny_bundle: Bundle, box: str, tmp_path: Path) -> None:

@@ -54,6 +54,19 @@ def test_what_is_missing_comes_with_its_install_line(monkeypatch: pytest.MonkeyP
     assert "to get ghost: pip install 'ghost[all]'" in result.stderr.splitlines()
 
 
+@pytest.mark.usefixtures("healthy")
+def test_an_install_line_comes_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("tensorrt", "tensorrt-rtx", "openvino"):  # each is an engine and an optional package
+        old = BACKENDS[name]
+        gone = Backend(name, old.module, "no_such_package", (), old.install)
+        monkeypatch.setitem(BACKENDS, name, gone)
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda _: None)
+    lines = [line for line in CliRunner().invoke(main, []).stderr.splitlines() if line.startswith("to get ")]
+    names = [line.partition(":")[0] for line in lines]
+    assert len(names) == len(set(names))
+    assert f"to get tensorrt: {BACKENDS['tensorrt'].install}" in lines
+
+
 def test_an_altered_bundle(healthy: Path) -> None:
     (healthy / "search.onnx").write_bytes(b"x")
     result = CliRunner().invoke(main, [])

@@ -9,7 +9,7 @@ from moving_square import RedTracker, write_bundle, write_sequence
 
 from sttrack_deploy.bundle import open_bundle
 from sttrack_deploy.cli import evaluate as command
-from sttrack_deploy.cli import evaluate_subjects
+from sttrack_deploy.evaluation import subjects as evaluate_subjects
 from sttrack_deploy.evaluation.protocols import PROTOCOLS
 from sttrack_deploy.runtime.tracker import Tracker
 
@@ -55,7 +55,7 @@ def test_table_overall_row_and_next_command(invoke, data, bundle):
 def test_json_to_standard_output_holds_everything(invoke, bundle):
     document = json.loads(invoke("--json", "-").stdout)
     graphs = open_bundle(bundle).manifest
-    assert (document["schema"], document["dataset"], document["protocol"]) == (2, "data", "pytracking")
+    assert (document["schema"], document["dataset"], document["protocol"]) == (3, "data", "pytracking")
     assert document["comparison"] is None
     (report,) = document["trackers"]
     assert report["bundle"]["name"] == "red-square"
@@ -152,7 +152,11 @@ class TestResultFiles:
         counting = Counting(monkeypatch)
         invoke("--out", tmp_path / "o", "--restart")
         assert counting.count == 2
-        invoke("--out", tmp_path / "o", "--lost-below", "0.5")
+        refused = invoke("--out", tmp_path / "o", "--lost-below", "0.5")
+        assert refused.exit_code == 1
+        assert counting.count == 2
+        assert "replace them with --overwrite" in refused.stderr
+        invoke("--out", tmp_path / "o", "--lost-below", "0.5", "--overwrite")
         assert counting.count == 4
 
     def test_ctrl_c_keeps_what_is_done_and_the_next_run_goes_on(self, invoke, monkeypatch, tmp_path):
@@ -255,6 +259,22 @@ class TestOtherTrackers:
             "http://purl.org/", ""
         ).replace("http://creativecommons.org/", "")
         assert {p.suffix for p in (tmp_path / "plots").iterdir()} == {".png", ".svg"}
+        # What it wrote, it may write again.
+        again = invoke("--html", tmp_path / "r.html", "--plots", tmp_path / "plots")
+        assert again.exit_code == 0, again.output
+
+    @pytest.mark.parametrize("option", ["--json", "--html", "--plots"])
+    def test_nothing_of_somebody_else_is_replaced(self, invoke, monkeypatch, tmp_path, option):
+        (tmp_path / "album").mkdir()
+        mine = tmp_path / "album" / "holiday.png"
+        mine.write_bytes(b"a photo")
+        counting = Counting(monkeypatch)
+        result = invoke(option, mine.parent if option == "--plots" else mine)
+        assert result.exit_code == 1
+        assert "was not written by sttrack-deploy" in result.stderr
+        assert "--overwrite" in result.stderr
+        assert counting.count == 0
+        assert mine.read_bytes() == b"a photo"
 
     def test_without_matplotlib_it_ends_before_tracking(self, invoke, monkeypatch, tmp_path):
         counting = Counting(monkeypatch)

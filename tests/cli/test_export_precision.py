@@ -18,15 +18,15 @@ from sttrack_deploy.bundle import Bundle, TrackingPolicy, open_bundle
 from sttrack_deploy.calib.recorder import Recording, record
 from sttrack_deploy.calib.sources import read_annotated_videos
 from sttrack_deploy.cli.export import main
-from sttrack_deploy.engines.onnxruntime_engine import OnnxRuntimeEngine
-from sttrack_deploy.evaluation.sequence import frames_of
+from sttrack_deploy.engines.onnxruntime.engine import OnnxRuntimeEngine
 from sttrack_deploy.export import exporter
 from sttrack_deploy.export.precision import int8_choice
 from sttrack_deploy.export.precision.gate import DEMO, Gated, gate_data, track
 from sttrack_deploy.runtime.demo import DemoClip
+from sttrack_deploy.sequences.sequence import frames_of
 from sttrack_deploy.verification.agreement import GATES, Gate
 
-OPEN, SHUT = Gate(None, 1.0, both_ways=False), Gate(1.1, 0.0, both_ways=True)
+OPEN, SHUT = Gate(None, 1.0, 1.0, both_ways=False), Gate(1.1, 0.0, 0.0, both_ways=True)
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from click.testing import CliRunner, Result
 from fake_tensorrt import FakeTensorRT
 
 from sttrack_deploy.bundle import MANIFEST, Bundle
-from sttrack_deploy.cli import gpu_acceptance
 from sttrack_deploy.cli.doctor import main
+from sttrack_deploy.verification import gpu_acceptance
 
 pytest_plugins = ["gpu_double"]
 pytestmark = pytest.mark.parametrize("trt", ["11"], indirect=True)

@@ -19,8 +19,9 @@ from click.testing import CliRunner, Result
 from sttrack_deploy.cli.run import main
 from sttrack_deploy.engines import registry
 from sttrack_deploy.geometry import iou
-from sttrack_deploy.runtime import display, source
-from sttrack_deploy.runtime.source import FrameSource, SourceInfo, TimedFrame
+from sttrack_deploy.runtime import display
+from sttrack_deploy.video import source
+from sttrack_deploy.video.frames import Frame, SourceInfo, ThreadedSource
 
 Run = Callable[..., Result]
 BOX = ",".join(f"{value:g}" for value in truth(0))
@@ -30,7 +31,7 @@ BOX = ",".join(f"{value:g}" for value in truth(0))
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Runs the command in a folder of its own, ``tmp_path / "cwd"``, with the blob's engine and bundle."""
     bundle = write_bundle(tmp_path / "bundle")
-    monkeypatch.setattr(registry, "create_engine", lambda *_: BlobEngine())
+    monkeypatch.setattr(registry, "load_engine", lambda *_: BlobEngine())
     (tmp_path / "cwd").mkdir()
     monkeypatch.chdir(tmp_path / "cwd")
 
@@ -58,7 +59,9 @@ def test_a_video_from_end_to_end(run: Run, tmp_path: Path) -> None:
     assert min(iou(box, truth(index)) for index, box in enumerate(boxes)) > 0.75
     records = [json.loads(line) for line in Path("r.jsonl").read_text().splitlines()]
     assert [record["frame"] for record in records] == list(range(20))
-    assert records[0] == {"frame": 0, "time": 0.0, "box": list(truth(0)), "confidence": 1.0, "lost": False}
+    assert records[0] == {
+        "version": 1, "frame": 0, "time": 0.0, "id": 1, "box": list(truth(0)), "confidence": 1.0, "lost": False
+    }  # fmt: skip
     assert records[5]["time"] == pytest.approx(0.2)
     assert records[5]["confidence"] == pytest.approx(0.9)
     assert "tracked 20 frames" in result.stderr
@@ -127,13 +130,13 @@ def test_no_display(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_ctrl_c_keeps_complete_results(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted() -> Iterator[TimedFrame]:
+    def interrupted() -> Iterator[Frame]:
         for index in range(7):
-            yield TimedFrame(index, index / 25, frame(truth(index)))
+            yield Frame(index, index / 25, frame(truth(index)))
         raise KeyboardInterrupt
 
     info = SourceInfo("clip", "clip", 20, 25.0)
-    monkeypatch.setattr(source, "open_source", lambda *_: FrameSource(info, interrupted()))
+    monkeypatch.setattr(source, "open_source", lambda *_, **__: ThreadedSource(info, interrupted()))
     result = run("clip.mp4", "--init-box", BOX, "--boxes", "b.txt", "--json", "r.jsonl")
     assert result.exit_code == 130
     assert "stopped early after 7 frames" in result.stderr
@@ -146,7 +149,7 @@ def test_ctrl_c_keeps_complete_results(run: Run, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals work differently on Windows")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_real_signal(tmp_path: Path, number: int) -> None:
     video = write_video(tmp_path / "clip.avi", 400)
     bundle = write_bundle(tmp_path / "bundle")
@@ -154,10 +157,10 @@ def test_a_real_signal(tmp_path: Path, number: int) -> None:
     code = f"""
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits it ignored
-sys.path[:0] = [{str(tests)!r}, {str(tests.parent)!r}]
+sys.path[:0] = [{str(tests / "material")!r}, {str(tests.parent)!r}]
 from blobs import BlobEngine
 from sttrack_deploy.engines import registry
-registry.create_engine = lambda *_: BlobEngine(0.02)
+registry.load_engine = lambda *_: BlobEngine(0.02)
 from sttrack_deploy.cli.run import main
 main()
 """
@@ -171,7 +174,7 @@ main()
     ) as process:
         assert process.stdout is not None
         for _ in range(10):
-            process.stdout.readline()
+            assert json.loads(process.stdout.readline())["id"] == 1
         process.send_signal(number)
         started = time.monotonic()
         _, problem = process.communicate(timeout=30)

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from sttrack_deploy.cli.run import main
 from sttrack_deploy.engines import registry
-from sttrack_deploy.runtime import sink, source
+from sttrack_deploy.video import writer
 
 BOX = ",".join(f"{value:g}" for value in truth(0))
 Usage = namedtuple("Usage", "total used free")
@@ -47,7 +47,7 @@ class Place:
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
-    monkeypatch.setattr(registry, "create_engine", lambda *_: BlobEngine())
+    monkeypatch.setattr(registry, "load_engine", lambda *_: BlobEngine())
     folder = tmp_path / "cwd"
     folder.mkdir()
     monkeypatch.chdir(folder)
@@ -83,7 +83,8 @@ def test_truncated_video_keeps_its_results(place: Place, tmp_path: Path) -> None
     cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
     error = place.fails(1, cut, "--init-box", BOX, "--boxes", "b.txt")
     done = place.lines("b.txt")
-    assert f"announces 40 frames, only {done} could be decoded" in error
+    assert "announces 40 frames" in error
+    assert "the results are complete up to the end" in error
     assert 10 <= done < 40
     assert len(read_video(place.folder / "cut_tracked.mp4")) == done
     assert place.left() == ["b.txt", "cut_tracked.mp4"]
@@ -113,28 +114,14 @@ def test_grey_and_four_channel_images_are_fine(place: Place, tmp_path: Path) -> 
     assert CliRunner().invoke(main, arguments).exit_code == 0
 
 
-def test_frame_size_that_changes(place: Place, video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Changing:
-        def __init__(self) -> None:
-            self.images = iter([frame(truth(0))] * 3 + [frame(truth(0), (192, 320))] * 3)
-
-        def isOpened(self) -> bool:
-            return True
-
-        def get(self, _: int) -> float:
-            return 0.0
-
-        def read(self) -> tuple[bool, np.ndarray | None]:
-            image = next(self.images, None)
-            return image is not None, image
-
-        def release(self) -> None: ...
-
-    monkeypatch.setattr(source, "_capture", lambda _: Changing())
-    error = place.fails(1, video, "--init-box", BOX, "--boxes", "b.txt")
-    assert "at frame 3, from 160 x 96 to 320 x 192" in error
-    assert place.lines("b.txt") == 3
-    assert len(read_video(place.folder / "clip_tracked.mp4")) == 3
+def test_a_frame_size_that_changes_is_scaled_and_said(place: Place, tmp_path: Path) -> None:
+    images = [frame(truth(0))] * 3 + [frame(truth(0), (192, 320))] * 3
+    clip = tmp_path / "clip.mjpeg"
+    clip.write_bytes(b"".join(cv2.imencode(".jpg", image)[1].tobytes() for image in images))
+    result = CliRunner().invoke(main, [str(clip), "--init-box", BOX, "--bundle", str(place.bundle)])
+    assert result.exit_code == 0, result.output
+    assert "changes its frame size; its frames are scaled to the first one's" in result.stderr
+    assert {image.shape for image in read_video(place.folder / "clip_tracked.mp4")} == {(96, 160, 3)}
 
 
 @pytest.mark.parametrize(
@@ -179,7 +166,7 @@ def test_boxes_over_the_border_and_of_one_pixel_are_fine(
         (["clip.avi", "--init-box", BOX, "--out", "a.mp4", "--no-video"], "exclude each other"),
         (["clip.avi", "--init-box", BOX, "--start", "5", "--end", "5"], "--end 5 must be greater"),
         (["clip.avi", "--init-box", BOX, "--out", "a.txt"], "suffix must be one of .mp4"),
-        (["clip.avi", "--init-box", BOX, "--out", "clip.avi"], "named twice"),
+        (["clip.avi", "--init-box", BOX, "--out", "clip.avi"], "never written over"),
         (["clip.avi", "--init-box", BOX, "--boxes", "x", "--json", "x"], "named twice"),
         (["--demo", "--start", "100000"], "--start 100000 is past its end"),
     ],
@@ -203,7 +190,7 @@ def test_output_folder_not_writable(place: Place, video: Path, option: str) -> N
 
 def test_full_disk(place: Place, video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     frees = iter([10**9] * 9)
-    monkeypatch.setattr(sink.shutil, "disk_usage", lambda _: Usage(0, 0, next(frees, 1000)))
+    monkeypatch.setattr(writer.shutil, "disk_usage", lambda _: Usage(0, 0, next(frees, 1000)))
     error = place.fails(1, video, "--init-box", BOX, "--boxes", "b.txt")
     assert "the disk is full" in error
     assert len(read_video(place.folder / "clip_tracked.mp4")) == 8

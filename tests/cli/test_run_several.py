@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from blobs import BlobEngine, frame, manifest, read_video, truth, write_bundle, write_video
+from blobs import BlobEngine, frame, read_video, truth, write_bundle, write_video
 from click.testing import CliRunner, Result
 
-from sttrack_deploy.bundle import MANIFEST
 from sttrack_deploy.cli.run import main
 from sttrack_deploy.engines import registry
 from sttrack_deploy.geometry import iou
@@ -27,7 +25,7 @@ BOX, OTHER = (",".join(f"{value:g}" for value in box) for box in (truth(0), STIL
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     bundle = write_bundle(tmp_path / "bundle")
-    monkeypatch.setattr(registry, "create_engine", lambda *_: BlobEngine())
+    monkeypatch.setattr(registry, "load_engine", lambda *_: BlobEngine())
     (tmp_path / "cwd").mkdir()
     monkeypatch.chdir(tmp_path / "cwd")
     return lambda *arguments: CliRunner().invoke(main, [*map(str, arguments), "--bundle", str(bundle)])
@@ -56,11 +54,14 @@ def test_two_targets(run: Run, folder: Path) -> None:
     assert min(iou(box, truth(index)) for index, box in enumerate(first)) > 0.75
     assert min(iou(box, STILL) for box in second[:6]) > 0.75
     records = [json.loads(line) for line in Path("r.jsonl").read_text().splitlines()]
-    assert len(records) == 12
-    assert set(records[0]) == {"frame", "time", "targets"}
-    assert records[0]["targets"][1] == {"box": list(STILL), "confidence": 1.0, "lost": False}
-    assert [r["targets"][0]["lost"] for r in records] == [False] * 12
-    assert [r["targets"][1]["lost"] for r in records] == [False] * 6 + [True] * 6
+    assert [(record["frame"], record["id"]) for record in records] == [
+        (index, number) for index in range(12) for number in (1, 2)
+    ]
+    assert records[1] == {
+        "version": 1, "frame": 0, "time": 0.0, "id": 2, "box": list(STILL), "confidence": 1.0, "lost": False
+    }  # fmt: skip
+    assert [record["lost"] for record in records[::2]] == [False] * 12
+    assert [record["lost"] for record in records[1::2]] == [False] * 6 + [True] * 6
     assert "tracked 12 frames of 2 targets" in result.stderr
     assert "lost on 0 (target 1), 6 (target 2)" in result.stderr
     assert result.stderr.count("takes 1 target(s) a call, 2 targets take 2 calls a frame") == 1
@@ -70,8 +71,7 @@ def test_two_targets(run: Run, folder: Path) -> None:
 
 
 def test_a_dynamic_bundle_needs_no_note(run: Run, folder: Path, tmp_path: Path) -> None:
-    text = replace(manifest(), batch="dynamic").to_json()
-    (tmp_path / "bundle" / MANIFEST).write_text(text, encoding="utf-8")
+    write_bundle(tmp_path / "bundle", batch="dynamic")
     result = run(folder, "--init-box", BOX, "--no-video")
     assert result.exit_code == 0, result.output
     assert "a call" not in result.stderr

@@ -17,14 +17,14 @@ from noise_clips import NoiseClips
 
 from sttrack_deploy.cli import train
 from sttrack_deploy.cli.train import main
-from sttrack_deploy.models.training.clips import ClipBatch
+from sttrack_deploy.models.training.clips.batch import ClipBatch
 from sttrack_deploy.models.training.recipe import Recipe
 from sttrack_deploy.models.weights import load_weights, read_config
 
 RECIPE = """
 autocast = "none"
 [model]
-preset = "sttrack-nano"
+preset = "sttrack-plain"
 name = "tiny"
 plain_channels = [8, 8, 16, 16]
 plain_blocks = [0, 1, 0, 1]
@@ -147,6 +147,8 @@ def test_it_starts_from_weights(run: Run, tmp_path: Path) -> None:
         (["--init", "none.pth.tar"], 1, "there is no checkpoint none.pth.tar"),
         (["--config", "none.yaml"], 1, "cannot read the experiment file none.yaml"),
         (["--backbone", "none.pth"], 1, "there is no file none.pth with a backbone's weights"),
+        (["--images", "nope"], 1, "nope is not a folder: name one with photographs (--images)"),
+        (["--videos", "nope"], 1, "nope is not a folder"),
         (["--device", "warp9"], 1, "there is no device 'warp9'"),
         (["--recipe", "none.toml"], 1, "cannot read the recipe none.toml"),
     ],

@@ -22,7 +22,7 @@ Enter = Callable[..., Result]
 def enter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Enter:
     """Runs the command in ``tmp_path``, where the blob's bundle is."""
     write_bundle(tmp_path / "bundle")
-    monkeypatch.setattr(registry, "create_engine", lambda *_: BlobEngine())
+    monkeypatch.setattr(registry, "load_engine", lambda *_: BlobEngine())
     monkeypatch.setattr(vot, "_installed", lambda _: True)
     monkeypatch.chdir(tmp_path)
 
@@ -119,7 +119,7 @@ def test_an_engine_that_cannot_run_is_said_at_once(
     def fail(*_: object) -> None:
         raise MissingDependencyError("torch", "the engine 'torch'", "pip install torch")
 
-    monkeypatch.setattr(registry, "create_engine", fail)
+    monkeypatch.setattr(registry, "load_engine", fail)
     result = enter("ws", "--engine", "torch")
     assert result.exit_code == 1
     assert (

@@ -9,24 +9,24 @@ import pytest
 from tiny import TINY, search_input, template_input
 
 from sttrack_deploy.bundle import Bundle
-from sttrack_deploy.engines import onnxruntime_build
 from sttrack_deploy.engines.building import BuildOptions, SilentReport, builder_of
-from sttrack_deploy.engines.onnxruntime_build import optimized_graphs
-from sttrack_deploy.engines.registry import create_engine
-from sttrack_deploy.engines.shelf import VARIABLE, shelf_of
+from sttrack_deploy.engines.cache import VARIABLE, cache_of
+from sttrack_deploy.engines.onnxruntime import engine as onnxruntime_engine
+from sttrack_deploy.engines.onnxruntime.engine import optimized_graphs
+from sttrack_deploy.engines.registry import load_engine
 from sttrack_deploy.errors import UserError
 
 
 @pytest.fixture(autouse=True)
-def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(VARIABLE, str(tmp_path / "shelf"))
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "cache"))
 
 
 def boxes(bundle: Bundle) -> np.ndarray:
     import torch
 
     generator = torch.Generator().manual_seed(0)
-    engine = create_engine("onnxruntime", bundle, 1)
+    engine = load_engine("onnxruntime", bundle, 1)
     state = engine.initial_state(*(t.numpy() for t in template_input(TINY, 1, generator)))
     found = []
     for _ in range(4):
@@ -38,14 +38,14 @@ def boxes(bundle: Bundle) -> np.ndarray:
 def test_the_engine_uses_what_was_built(tiny_bundle: Bundle) -> None:
     expected = boxes(tiny_bundle)
     assert optimized_graphs(tiny_bundle) is None
-    assert "graphs" not in create_engine("onnxruntime", tiny_bundle).describe()
+    assert "graphs" not in load_engine("onnxruntime", tiny_bundle).describe()
     build = builder_of("onnxruntime")
     made = build(tiny_bundle, BuildOptions(), SilentReport())
     assert [path.name for path in made.files] == ["template.onnx", "search.onnx", "manifest.json"]
     assert not made.facts["reused"]
     assert build(tiny_bundle, BuildOptions(), SilentReport()).facts["reused"]
     assert not build(tiny_bundle, BuildOptions(force=True), SilentReport()).facts["reused"]
-    assert create_engine("onnxruntime", tiny_bundle).describe()["graphs"] == "optimized beforehand"
+    assert load_engine("onnxruntime", tiny_bundle).describe()["graphs"] == "optimized beforehand"
     assert np.abs(boxes(tiny_bundle) - expected).max() < 1e-5
 
 
@@ -53,10 +53,10 @@ def test_what_does_not_fit_is_left_aside(tiny_bundle: Bundle, monkeypatch: pytes
     builder_of("onnxruntime")(tiny_bundle, BuildOptions(), SilentReport())
     assert optimized_graphs(tiny_bundle) is not None
     with monkeypatch.context() as patch:  # weights laid out for another CPU would be read wrongly
-        patch.setattr(onnxruntime_build, "_cpu", lambda: "another")
+        patch.setattr(onnxruntime_engine, "_cpu", lambda: "another")
         assert optimized_graphs(tiny_bundle) is None
     assert optimized_graphs(tiny_bundle) is not None
-    folder = shelf_of(tiny_bundle) / "onnxruntime"
+    folder = cache_of(tiny_bundle) / "onnxruntime"
     sidecar = (folder / "manifest.json").read_text()
     for text in ("{", "[]", "{}"):
         (folder / "manifest.json").write_text(text)
@@ -66,7 +66,7 @@ def test_what_does_not_fit_is_left_aside(tiny_bundle: Bundle, monkeypatch: pytes
     data[len(data) // 2] ^= 1
     (folder / "search.onnx").write_bytes(data)
     assert optimized_graphs(tiny_bundle) is None
-    create_engine("onnxruntime", tiny_bundle)
+    load_engine("onnxruntime", tiny_bundle)
 
 
 def test_a_folder_that_cannot_be_written(tiny_bundle: Bundle, tmp_path: Path) -> None:

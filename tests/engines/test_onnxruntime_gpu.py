@@ -15,17 +15,17 @@ import pytest
 from tiny import TINY, search_input, template_input
 
 from sttrack_deploy.bundle import Bundle
-from sttrack_deploy.engines import onnxruntime_gpu
-from sttrack_deploy.engines.onnxruntime_gpu import (
+from sttrack_deploy.engines.cache import VARIABLE, cache_of
+from sttrack_deploy.engines.onnxruntime import gpu as onnxruntime_gpu
+from sttrack_deploy.engines.onnxruntime.engine import CPU
+from sttrack_deploy.engines.onnxruntime.gpu import (
     CUDA,
     TENSORRT,
     OnnxRuntimeGpuEngine,
     create_cuda,
     create_tensorrt,
 )
-from sttrack_deploy.engines.onnxruntime_session import CPU
-from sttrack_deploy.engines.registry import BACKENDS, Backend, create_engine
-from sttrack_deploy.engines.shelf import VARIABLE, shelf_of
+from sttrack_deploy.engines.registry import BACKENDS, Backend, load_engine
 from sttrack_deploy.errors import MissingDependencyError, UserError
 
 RealSession = onnxruntime.InferenceSession
@@ -70,7 +70,7 @@ def clip(batch: int, seed: int = 0) -> tuple[list[np.ndarray], list[list[np.ndar
 
 def test_io_binding_gives_the_boxes_of_plain_runs(tiny_dynamic_bundle: Bundle) -> None:
     engine = OnnxRuntimeGpuEngine("onnxruntime-cuda", tiny_dynamic_bundle, [CPU], 1, device="cpu")
-    plain = create_engine("onnxruntime", tiny_dynamic_bundle, 1)
+    plain = load_engine("onnxruntime", tiny_dynamic_bundle, 1)
     template, frames = clip(2)
     other, others = clip(1, seed=9)
     state, theirs, second = engine.initial_state(*template), plain.initial_state(*template), None
@@ -86,9 +86,10 @@ def test_io_binding_gives_the_boxes_of_plain_runs(tiny_dynamic_bundle: Bundle) -
         assert ours.box.shape == (2, 4)
         assert np.abs(ours.box - reference.box).max() < 1e-5
         assert np.abs(ours.confidence - reference.confidence).max() < 1e-5
-    for name, value in engine.read_state(state).items():
-        assert np.abs(value.astype(np.float32) - theirs[name]).max() < 1e-4
-    given = engine.write_state(engine.read_state(state))
+    exported = plain.export_state(theirs)
+    for name, value in engine.export_state(state).items():
+        assert np.abs(value.astype(np.float32) - exported[name]).max() < 1e-4
+    given = engine.import_state(engine.export_state(state))
     step = [engine.step(*frames[0], s)[0].box for s in (state, given)]
     assert np.array_equal(*step)
 
@@ -100,7 +101,7 @@ def test_cuda_is_asked_for_exactly(gpu: type[GpuSession], tiny_bundle: Bundle) -
     assert onnxruntime_gpu.devices() == [TENSORRT, CUDA]
 
 
-def test_tensorrt_keeps_its_engines_on_the_shelf(
+def test_tensorrt_keeps_its_engines_in_the_engine_cache(
     gpu: type[GpuSession], tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(VARIABLE, str(tmp_path))
@@ -109,7 +110,7 @@ def test_tensorrt_keeps_its_engines_on_the_shelf(
     assert (name, cuda, cpu) == (TENSORRT, CUDA, CPU)
     folder = Path(options["trt_engine_cache_path"])
     assert folder.is_dir()
-    assert folder.parent == shelf_of(tiny_bundle)
+    assert folder.parent == cache_of(tiny_bundle)
     assert options["trt_engine_cache_enable"]
     (tmp_path / "file").write_text("")
     monkeypatch.setenv(VARIABLE, str(tmp_path / "file"))
@@ -149,5 +150,5 @@ def test_the_cpu_package_does_not_count_as_the_gpu_one(
         with pytest.raises(
             MissingDependencyError, match=r"needs 'onnxruntime-gpu'.*pip uninstall -y onnxruntime &&"
         ):
-            create_engine(name, tiny_bundle)
+            load_engine(name, tiny_bundle)
     assert BACKENDS["onnxruntime"].available

@@ -11,68 +11,58 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from tiny import TINY, search_input
+from int8_graphs import with_backbone_in_int8, with_random_state
 
 from sttrack_deploy.bundle import Bundle
-from sttrack_deploy.engines import openvino_compile
-from sttrack_deploy.engines.openvino_build import the_core
-from sttrack_deploy.engines.openvino_compile import compiled_blob
+from sttrack_deploy.engines.openvino import build as openvino_build
+from sttrack_deploy.engines.openvino.build import compiled_blob, the_core
 from sttrack_deploy.errors import UserError
-from sttrack_deploy.export.precision.int8 import activations, quantize
-from sttrack_deploy.export.precision.layers import quantizable_layers
-from sttrack_deploy.export.precision.ranges import measure_ranges
 
+MEMORY = "memory_out"
 PROPERTIES = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
 
 
 @pytest.fixture(scope="module")
 def quantized(tiny_dynamic_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny search graph with its backbone in INT8."""
-    model = onnx.load(tiny_dynamic_bundle.search_path)
-    nodes = [layer.node for layer in quantizable_layers(model) if layer.group.startswith("backbone")]
     path = tmp_path_factory.mktemp("quantized") / "search.onnx"
-    needed = activations(model, nodes)
-    seen = measure_ranges(model, [feeds_of(tiny_dynamic_bundle.search_path, 3)], needed, threads=1)
-    limits = {name: seen[name].threshold("minmax") for name in needed}
-    onnx.save(quantize(model, limits, nodes, "portable"), path)
+    onnx.save(with_backbone_in_int8(tiny_dynamic_bundle.search_path), path)
     return path
 
 
-def feeds_of(path: Path, batch: int) -> dict[str, np.ndarray]:
-    import torch
-
-    image, mask = (t.numpy() for t in search_input(TINY, batch, torch.Generator().manual_seed(3)))
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    feeds = {"search_image": image, "search_mask": mask}
-    draws = np.random.default_rng(5)
-    for port in session.get_inputs():
-        if port.name not in feeds:
-            shape = [batch if isinstance(axis, str) else axis for axis in port.shape]
-            boolean = port.type == "tensor(bool)"
-            feeds[port.name] = (
-                np.zeros(shape, bool) if boolean else draws.normal(size=shape).astype(np.float32)
-            )
-    return feeds
-
-
-def boxes(blob: bytes, feeds: Mapping[str, Any]) -> np.ndarray:
+def found_by(blob: bytes, feeds: Mapping[str, Any], name: str) -> np.ndarray:
     request = the_core().import_model(blob, "CPU", PROPERTIES).create_infer_request()
     request.infer(dict(feeds))
-    return np.array(request.get_tensor("box").data)
+    return np.array(request.get_tensor(name).data)
+
+
+def by_definition(path: Path, feeds: Mapping[str, Any], name: str) -> np.ndarray:
+    """In FP32, every Q and DQ as it stands: what any kernel must come near."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return np.asarray(session.run([name], dict(feeds))[0])
 
 
 @pytest.mark.parametrize("batch", [1, 3])
-def test_a_quantized_graph_is_compiled_apart_and_gives_the_boxes_of_onnx_runtime(
-    quantized: Path, batch: int, monkeypatch: pytest.MonkeyPatch
+def test_a_quantized_graph_is_compiled_apart_and_as_near_to_fp32_as_its_definition(
+    quantized: Path, tiny_dynamic_bundle: Bundle, batch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """On the new memory, not the box: corners of random weights jump between cells at a rounding's difference.
+
+    The bounds leave room for weights of 7 bits (seen: 1.2 and 1.4 times); sums that saturate were 8 to 9 times off.
+    """
     ran = []
     run = subprocess.run
     monkeypatch.setattr(subprocess, "run", lambda *a, **k: ran.append(run(*a, **k)) or ran[-1])
-    feeds = feeds_of(quantized, batch)
-    found = boxes(compiled_blob(the_core(), quantized, PROPERTIES, batch), feeds)
+    feeds = with_random_state(quantized, batch)
+    found = found_by(compiled_blob(the_core(), quantized, PROPERTIES, batch), feeds, MEMORY)
     assert len(ran) == 1
-    session = onnxruntime.InferenceSession(quantized, providers=["CPUExecutionProvider"])
-    np.testing.assert_allclose(found, session.run(["box"], feeds)[0], atol=0.05)
+    exact = by_definition(tiny_dynamic_bundle.search_path, feeds, MEMORY)
+    error, due = (
+        np.sqrt(np.mean((memory - exact) ** 2)) for memory in (found, by_definition(quantized, feeds, MEMORY))
+    )
+    assert 0.3 * due < error < 2.5 * due
 
 
 @pytest.mark.parametrize("end", ["crash", "no process"])
@@ -86,15 +76,15 @@ def test_where_that_dies_it_is_compiled_without_fusing(
 
     monkeypatch.setattr(subprocess, "run", dies)
     used: list[Mapping[str, Any]] = []
-    compile_graph = openvino_compile._compiled
+    compile_graph = openvino_build._compiled
 
     def watched(core: Any, model: Any, properties: Mapping[str, Any]) -> bytes:
         used.append(properties)
         return compile_graph(core, model, properties)
 
-    monkeypatch.setattr(openvino_compile, "_compiled", watched)
-    feeds = feeds_of(quantized, 1)
-    assert np.isfinite(boxes(compiled_blob(the_core(), quantized, PROPERTIES, 1), feeds)).all()
+    monkeypatch.setattr(openvino_build, "_compiled", watched)
+    feeds = with_random_state(quantized, 1)
+    assert np.isfinite(found_by(compiled_blob(the_core(), quantized, PROPERTIES, 1), feeds, "box")).all()
     assert [p.get("SNIPPETS_MODE") for p in used] == ["DISABLE"]
 
 

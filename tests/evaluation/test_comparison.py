@@ -167,6 +167,18 @@ def test_tables_fit_the_terminal_and_cut_no_number(width: int) -> None:
     assert "OCC" in text
 
 
+def test_the_first_column_is_the_rank() -> None:
+    data = sequence("a", attributes=("OCC",))
+    worse, better = report("worse", [(data, run(data, 9.0))]), report("better", [(data, run(data))])
+    lines = printed(Comparison.of([worse, better]), 100).splitlines()
+    ranked = [line.split()[:2] for line in lines if line.split()[:1] in (["1"], ["2"])]
+    assert ranked == [["1", "better"], ["2", "worse"]] * 2  # the same under both protocols
+    long = [dataclasses.replace(r, label=f"{r.label} {'x' * 50}") for r in (worse, better)]
+    narrow = printed(Comparison.of(long), 60).splitlines()
+    (heading,) = [line.split() for line in narrow if line.split()[:1] == ["attribute"]]
+    assert heading == ["attribute", "sequences", "#2", "#1"]
+
+
 def test_notes_explain_only_what_is_there() -> None:
     data = sequence("a")
     known = Comparison.of([report("x", [(data, run(data))])])
@@ -180,9 +192,9 @@ def test_confidence_is_summed_up_for_those_that_gave_one() -> None:
     assert (good.index, good.label, shifted.index) == (0, "good", 1)
     assert good.presence_auroc == 1.0
     assert good.lost is not None
-    assert (good.lost.hits, good.lost.misses, good.lost.false_alarms) == (3, 0, 0)
+    assert (good.lost.absent, good.lost.absent_flagged, good.lost.on_target_flagged) == (3, 3, 0)
     assert shifted.lost is not None
-    assert shifted.lost.recall == 0.0
+    assert shifted.lost.absent_rate == 0.0
     assert good.long_term.f_score > shifted.long_term.f_score
     assert good.calibration is not None
     assert good.calibration.count.sum() == 11 + 11 + 39

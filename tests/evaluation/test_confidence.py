@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sttrack_deploy.evaluation.confidence import (
-    auroc,
     calibration_curve,
     long_term_score,
     lost_flags_score,
     on_target_auroc,
 )
+from sttrack_deploy.metrics import auroc
 
 steady = settings(deadline=None)
 
@@ -254,44 +254,35 @@ def test_fewer_thresholds_never_find_a_higher_f_score(sequences, resolution):
 
 
 def test_lost_flags_by_hand():
-    lost = np.array([True, True, False, False, False, True])
-    present = np.array([False, True, False, True, True, False])
-    score = lost_flags_score(lost, present)
-    assert (score.hits, score.misses, score.false_alarms, score.quiet) == (2, 1, 1, 2)
-    assert score.precision == score.recall == score.f_score == pytest.approx(2 / 3)
-    assert score.false_alarm_rate == pytest.approx(1 / 3)
+    lost = np.array([True, True, False, False, False, True, True, True])
+    present = np.array([False, True, False, True, True, False, True, True])
+    overlap = np.array([np.nan, 0.05, np.nan, 0.0, 0.9, np.nan, 0.8, 0.3])
+    score = lost_flags_score(lost, overlap, present)
+    assert (score.absent, score.absent_flagged) == (3, 2)
+    assert (score.off_target, score.off_target_flagged) == (2, 1)
+    assert (score.on_target, score.on_target_flagged) == (2, 1)  # 0.3 is neither
+    assert score.absent_rate == pytest.approx(2 / 3)
+    assert (score.off_target_rate, score.false_alarm_rate) == (0.5, 0.5)
 
 
-def test_without_absent_frames_only_the_false_alarms_say_something():
-    score = lost_flags_score(np.array([True, False]), np.array([True, True]))
-    assert math.isnan(score.precision)
-    assert math.isnan(score.recall)
-    assert math.isnan(score.f_score)
-    assert score.false_alarm_rate == 0.5
-
-
-def test_never_lost_has_no_precision_and_an_f_score_of_0():
-    score = lost_flags_score(np.zeros(2, bool), np.array([True, False]))
-    assert math.isnan(score.precision)
-    assert (score.recall, score.f_score, score.false_alarm_rate) == (0.0, 0.0, 0.0)
+def test_lost_on_a_box_that_is_off_the_target_is_no_false_alarm():
+    score = lost_flags_score(np.array([True, False]), np.array([0.0, 0.9]), np.array([True, True]))
+    assert (score.off_target_rate, score.false_alarm_rate) == (1.0, 0.0)
+    assert math.isnan(score.absent_rate)
 
 
 def test_lost_flags_of_nothing():
-    score = lost_flags_score(np.zeros(0, bool), np.zeros(0, bool))
-    assert math.isnan(score.f_score)
-    assert math.isnan(score.false_alarm_rate)
+    score = lost_flags_score(np.zeros(0, bool), np.zeros(0), np.zeros(0, bool))
+    assert all(map(math.isnan, (score.absent_rate, score.off_target_rate, score.false_alarm_rate)))
 
 
 @steady
-@given(st.lists(st.tuples(st.booleans(), st.booleans()), max_size=20))
-def test_lost_flags_count_every_frame_once(rows):
-    lost, present = (np.array([row[i] for row in rows], bool) for i in (0, 1))
-    score = lost_flags_score(lost, present)
-    assert score.hits + score.misses + score.false_alarms + score.quiet == len(rows)
-    if not math.isnan(score.precision) and score.hits:
-        harmonic = 2 * score.precision * score.recall / (score.precision + score.recall)
-        assert score.f_score == pytest.approx(harmonic)
-    if present.any() and not present.all():
-        # With two levels, the area under the ROC curve is that of its three points.
-        area = (1 + score.recall - score.false_alarm_rate) / 2
-        assert auroc(lost.astype(float), ~present) == pytest.approx(area)
+@given(any_frames, st.data())
+def test_lost_flags_count_every_clear_frame_once(some, data):
+    _, overlap, present = some
+    lost = np.array(data.draw(st.lists(st.booleans(), min_size=len(present), max_size=len(present))), bool)
+    score = lost_flags_score(lost, overlap, present)
+    between = present & (overlap >= 0.1) & (overlap <= 0.5)
+    assert score.absent + score.off_target + score.on_target == len(present) - int(between.sum())
+    flagged = score.absent_flagged + score.off_target_flagged + score.on_target_flagged
+    assert flagged == int((lost & ~between).sum())

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 from moving_square import RedTracker, truth_of, write_bundle, write_sequence
+from progress_log import ProgressLog
 
-from sttrack_deploy.evaluation.datasets.folder import read_folder
-from sttrack_deploy.evaluation.runner import run_sequence, run_sequences, threads_each
-from sttrack_deploy.evaluation.sequence_run import SequenceFailure, SequenceRun
+from sttrack_deploy.evaluation.runner import run_sequence, run_sequences
 from sttrack_deploy.runtime.tracker import TrackResult
+from sttrack_deploy.sequences.datasets.folder import read_folder
+from sttrack_deploy.sequences.track_run import SequenceFailure, TrackRun
 
 
 class StandingTracker:
@@ -35,9 +36,9 @@ def sequences(tmp_path):
 
 
 def test_starts_on_the_truth_and_records_every_frame(sequences):
-    advanced = []
-    run = run_sequence(StandingTracker(), sequences[0], advanced.append)
-    assert advanced == [1] * 5
+    log = ProgressLog()
+    run = run_sequence(StandingTracker(), sequences[0], log)
+    assert log.steps == [1] * 5
     np.testing.assert_array_equal(run.boxes, np.repeat(truth_of(5)[:1], 5, axis=0))
     assert run.confidences.tolist() == [1, 0.25, 0.25, 0.25, 0.25]
     assert run.lost.tolist() == [False, True, True, True, True]
@@ -47,13 +48,13 @@ def test_starts_on_the_truth_and_records_every_frame(sequences):
 
 def test_fps_leaves_out_init_and_end_to_end_does_not():
     times = np.array([5.0, 0.1, 0.2, 0.1])
-    run = SequenceRun("a", np.zeros((4, 4)), np.ones(4), np.zeros(4, bool), times, wall=8.0)
+    run = TrackRun("a", np.zeros((4, 4)), np.ones(4), np.zeros(4, bool), times, wall=8.0)
     assert run.fps == pytest.approx(3 / 0.4)
     assert run.fps_end_to_end == pytest.approx(0.5)
 
 
 def test_a_single_frame_has_no_fps():
-    run = SequenceRun("a", np.zeros((1, 4)), np.ones(1), np.zeros(1, bool), np.ones(1), wall=8.0)
+    run = TrackRun("a", np.zeros((1, 4)), np.ones(1), np.zeros(1, bool), np.ones(1), wall=8.0)
     assert np.isnan(run.fps)
 
 
@@ -72,23 +73,23 @@ class Fragile(StandingTracker):
 
 
 def test_a_failure_is_one_line_and_the_run_goes_on(sequences):
-    advanced = []
-    runs = list(run_sequences(Fragile, sequences, progress=advanced.append))
+    log = ProgressLog()
+    runs = list(run_sequences(Fragile, sequences, progress=log))
     assert [run.name for run in runs] == ["a", "b", "c"]
     assert runs[1] == SequenceFailure("b", "RuntimeError: driver fell over")
-    assert sum(advanced) == 21  # the bar reaches its end all the same
+    assert sum(log.steps) == 21  # the bar reaches its end all the same
 
 
 def test_workers_give_the_same_boxes(sequences, tmp_path):
     make = RedTracker(write_bundle(tmp_path / "bundle"))
     alone = {run.name: run for run in run_sequences(make, sequences)}
-    advanced = []
-    together = {run.name: run for run in run_sequences(make, sequences, workers=2, progress=advanced.append)}
+    log = ProgressLog()
+    together = {run.name: run for run in run_sequences(make, sequences, workers=2, progress=log)}
     assert together.keys() == alone.keys()
     for name, run in alone.items():
         np.testing.assert_array_equal(run.boxes, together[name].boxes)
         np.testing.assert_array_equal(run.confidences, together[name].confidences)
-    assert sum(advanced) == 21
+    assert sum(log.steps) == 21
 
 
 @dataclass(frozen=True)
@@ -102,14 +103,6 @@ def test_a_worker_that_cannot_make_its_tracker_says_why(sequences):
         list(run_sequences(Hopeless(), sequences, workers=2))
 
 
-def test_threads_are_shared_between_workers(monkeypatch):
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)), raising=False)
-    assert threads_each(None, 1) is None
-    assert threads_each(None, 3) == 2
-    assert threads_each(None, 99) == 1
-    assert threads_each(5, 3) == 5
-
-
 @dataclass(frozen=True)
 class Doomed:
     """Its process dies as a killed one does."""
@@ -118,7 +111,7 @@ class Doomed:
         os._exit(9)
 
 
-def test_a_killed_worker_fails_what_was_left_by_name(sequences):
+def test_what_killed_workers_had_fails_by_name(sequences):
     runs = list(run_sequences(Doomed(), sequences, workers=2))
     assert {run.name for run in runs} == {"a", "b", "c"}
     assert all("a worker process was killed" in run.error for run in runs)

@@ -16,22 +16,22 @@ from sttrack_deploy.evaluation.layouts import LAYOUTS
 from sttrack_deploy.evaluation.protocols import DEFAULT_PROTOCOL
 from sttrack_deploy.evaluation.report import score_run
 from sttrack_deploy.evaluation.results import ResultFolder, as_written, find_results, read_boxes, read_run
-from sttrack_deploy.evaluation.sequence import Sequence
-from sttrack_deploy.evaluation.sequence_run import SequenceRun
+from sttrack_deploy.sequences.sequence import VideoSequence
+from sttrack_deploy.sequences.track_run import TrackRun
 
 IDENTITY = {"search_sha256": "abc", "engine": "red"}
 
 
-def sequence_of(name: str = "a", frames: int = 6) -> Sequence:
-    return Sequence(name, Path("nowhere") / name, truth_of(frames))
+def sequence_of(name: str = "a", frames: int = 6) -> VideoSequence:
+    return VideoSequence(name, Path("nowhere") / name, truth_of(frames))
 
 
-def run_of(sequence: Sequence, shift: float = 1 / 3) -> SequenceRun:
+def run_of(sequence: VideoSequence, shift: float = 1 / 3) -> TrackRun:
     n = len(sequence)
     boxes = sequence.truth + shift
     boxes[0] = sequence.truth[0]
     lost = np.arange(n) % 4 == 3
-    return SequenceRun(sequence.name, boxes, np.linspace(1, 0.1, n), lost, np.full(n, 0.01), wall=1.5)
+    return TrackRun(sequence.name, boxes, np.linspace(1, 0.1, n), lost, np.full(n, 0.01), wall=1.5)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=list(LAYOUTS))
@@ -98,7 +98,7 @@ def test_run_folders():
 @given(arrays(np.float64, (4, 4), elements=st.floats(-1e4, 1e4)))
 def test_writing_twice_changes_nothing(boxes):
     layout = LAYOUTS["pytracking"]
-    once = as_written(SequenceRun("a", boxes), layout)
+    once = as_written(TrackRun("a", boxes), layout)
     np.testing.assert_array_equal(as_written(once, layout).boxes, once.boxes)
     assert np.abs(once.boxes - boxes).max() <= 0.005 + 1e-9
 
@@ -106,7 +106,7 @@ def test_writing_twice_changes_nothing(boxes):
 @given(arrays(np.float64, (3, 4), elements=st.floats(0, 1e4)))
 def test_integer_boxes_are_truncated(boxes):
     layout = dataclasses.replace(LAYOUTS["pytracking"], decimals=0)
-    np.testing.assert_array_equal(as_written(SequenceRun("a", boxes), layout).boxes, np.floor(boxes))
+    np.testing.assert_array_equal(as_written(TrackRun("a", boxes), layout).boxes, np.floor(boxes))
 
 
 class TestResuming:
@@ -134,11 +134,16 @@ class TestResuming:
         layout = dataclasses.replace(folder.layout, decimals=0)
         assert dataclasses.replace(folder, layout=layout).finished(sequence_of()) is None
 
-    @pytest.mark.parametrize("damage", ["boxes", "record", "no record"])
+    @pytest.mark.parametrize("damage", ["boxes", "record", "no record", "confidence", "no confidence"])
     def test_damaged_files_run_again(self, folder, damage):
         boxes, record = folder.folder / "a.txt", folder.folder / "a_run.json"
+        confidence = folder.folder / "a_confidence.txt"
         if damage == "boxes":
             boxes.write_text(boxes.read_text().replace("20.00", "21.00"))
+        elif damage == "confidence":
+            confidence.write_text(confidence.read_text().replace("0.1", "0.2"))
+        elif damage == "no confidence":
+            confidence.unlink()
         elif damage == "record":
             record.write_text(record.read_text()[:-20])
         else:
@@ -179,6 +184,36 @@ class TestReading:
         (tmp_path / "a.txt").write_text("1,2,3,4\n")
         with pytest.raises(UserError, match="has 1 boxes, but a has 6 frames"):
             read_run(tmp_path, LAYOUTS["pytracking"], sequence_of())
+
+    def test_too_many_boxes_are_cut_as_pytracking_does_and_said(self, tmp_path):
+        np.savetxt(tmp_path / "a.txt", truth_of(9), delimiter="\t", fmt="%d")
+        np.savetxt(tmp_path / "a_time.txt", np.arange(9.0))
+        with pytest.raises(UserError, match="has 9 boxes, but a has 6 frames"):
+            read_run(tmp_path, LAYOUTS["pytracking"], sequence_of())
+        notes: list[str] = []
+        run = read_run(tmp_path, LAYOUTS["pytracking"], sequence_of(), notes.append)
+        np.testing.assert_array_equal(run.boxes, truth_of(9)[:6])
+        np.testing.assert_array_equal(run.times, np.arange(6.0))
+        assert len(notes) == 1
+        assert "9 boxes, a has 6 frames: the last 3 are left out" in notes[0]
+
+    @pytest.mark.parametrize(
+        "record",
+        [
+            {"lost_frames": [[1, 2], [3]]},
+            {"lost_frames": [None, "x", 1.5]},
+            {"lost_frames": {"a": 1}, "wall_seconds": [1]},
+            {"lost_frames": [10**30, -4], "wall_seconds": 10**400},
+            {"wall_seconds": True},
+            [1, [2]],
+        ],
+    )
+    def test_a_ragged_record_says_nothing(self, record, tmp_path):
+        np.savetxt(tmp_path / "a.txt", truth_of(6))
+        (tmp_path / "a_run.json").write_text(json.dumps(record))
+        run = read_run(tmp_path, LAYOUTS["pytracking"], sequence_of())
+        assert run.lost is None or not run.lost.any()
+        assert np.isnan(run.wall)
 
     def test_boxes_alone_are_enough(self, tmp_path):
         np.savetxt(tmp_path / "a.txt", truth_of(6), delimiter="\t", fmt="%d")

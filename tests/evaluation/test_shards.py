@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sttrack_deploy.errors import UsageError, UserError
-from sttrack_deploy.evaluation.sequence import Sequence
 from sttrack_deploy.evaluation.shards import Shard, merge_results
+from sttrack_deploy.sequences.sequence import VideoSequence
 
 
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=30), st.integers(1, 8), st.randoms())
 def test_parts_are_disjoint_complete_balanced_and_independent_of_order(lengths, count, random):
-    sequences = [Sequence(f"s{i:02}", Path("x"), np.ones((n, 4))) for i, n in enumerate(lengths)]
+    sequences = [VideoSequence(f"s{i:02}", Path("x"), np.ones((n, 4))) for i, n in enumerate(lengths)]
     parts = [Shard(i, count).take(sequences) for i in range(1, count + 1)]
     names = [s.name for part in parts for s in part]
     assert sorted(names) == [s.name for s in sequences]
@@ -27,7 +27,7 @@ def test_parts_are_disjoint_complete_balanced_and_independent_of_order(lengths, 
 
 
 def test_a_part_keeps_the_order():
-    sequences = [Sequence(name, Path("x"), np.ones((3, 4))) for name in "zax"]
+    sequences = [VideoSequence(name, Path("x"), np.ones((3, 4))) for name in "zax"]
     assert [s.name for s in Shard(1, 1).take(sequences)] == ["z", "a", "x"]
 
 

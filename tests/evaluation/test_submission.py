@@ -7,21 +7,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from progress_log import ProgressLog
 
 from sttrack_deploy.errors import UserError
 from sttrack_deploy.evaluation.layouts import LAYOUTS
 from sttrack_deploy.evaluation.results import ResultFolder
-from sttrack_deploy.evaluation.sequence import Sequence
-from sttrack_deploy.evaluation.sequence_run import SequenceRun
 from sttrack_deploy.evaluation.submission import FORMATS, pack
+from sttrack_deploy.sequences.sequence import VideoSequence
+from sttrack_deploy.sequences.track_run import TrackRun
 
 PYTRACKING = LAYOUTS["pytracking"]
 
 
-def sequences_of(names: list[str], frames: int = 3) -> list[Sequence]:
+def sequences_of(names: list[str], frames: int = 3) -> list[VideoSequence]:
     truth = np.full((frames, 4), np.nan)
     truth[0] = 10, 20, 30, 40
-    return [Sequence(name, Path("x"), truth, scorable=False) for name in names]
+    return [VideoSequence(name, Path("x"), truth, scorable=False) for name in names]
 
 
 @pytest.fixture
@@ -29,18 +30,18 @@ def got10k():
     return sequences_of([f"GOT-10k_Test_{n:06}" for n in range(1, 181)])
 
 
-def write(folder: Path, sequences: list[Sequence], times: bool = True) -> None:
+def write(folder: Path, sequences: list[VideoSequence], times: bool = True) -> None:
     for n, sequence in enumerate(sequences):
         boxes = np.array([[10, 20, 30, 40]] * len(sequence)) + np.arange(len(sequence))[:, None] * (n + 0.5)
         taken = np.full(len(sequence), 0.25) if times else None
-        ResultFolder(folder, PYTRACKING, {}).write(SequenceRun(sequence.name, boxes, times=taken), sequence)
+        ResultFolder(folder, PYTRACKING, {}).write(TrackRun(sequence.name, boxes, times=taken), sequence)
 
 
 def test_got10k_archive(got10k, tmp_path):
     write(tmp_path / "r", got10k)
-    done = []
-    assert pack(tmp_path / "r", PYTRACKING, got10k, FORMATS["got10k"], tmp_path / "s.zip", done.append) == 360
-    assert len(done) == 180
+    log = ProgressLog()
+    assert pack(tmp_path / "r", PYTRACKING, got10k, FORMATS["got10k"], tmp_path / "s.zip", log) == 360
+    assert len(log.steps) == 180
     with zipfile.ZipFile(tmp_path / "s.zip") as archive:
         assert archive.testzip() is None
         names = archive.namelist()
@@ -73,7 +74,7 @@ def test_the_same_results_make_the_same_archive(got10k, tmp_path):
 
 
 class TestRefusals:
-    def refused(self, folder: Path, sequences: list[Sequence], match: str) -> None:
+    def refused(self, folder: Path, sequences: list[VideoSequence], match: str) -> None:
         archive = folder / "s.zip"
         with pytest.raises(UserError, match=match):
             pack(folder, PYTRACKING, sequences, FORMATS["got10k"], archive)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -79,16 +81,98 @@ class Malicious:
         return (Path.touch, (self.target,))
 
 
-def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("zipped", [True, False])
+def test_nothing_in_a_checkpoint_is_run(network: STTrack, tmp_path: Path, zipped: bool) -> None:
+    """Trainers save objects of their own classes beside the weights: those are passed over, and never made."""
     target = tmp_path / "it-ran"
-    path = save(tmp_path / "evil.pth", {"net": Malicious(target)})
-    with pytest.raises(UserError, match="could run code"):
-        load_published(STTrack(RESNET), path)
+    data = {
+        "epoch": 3,
+        "stats": Malicious(target),
+        "net": published_state(network),
+        "settings": [Malicious(target)],
+    }
+    path = tmp_path / "evil.pth"
+    torch.save(data, path, _use_new_zipfile_serialization=zipped)
+    other = STTrack(RESNET)
+    load_published(other, path)
+    assert not target.exists()
+    assert all(torch.equal(other.state_dict()[name], value) for name, value in network.state_dict().items())
+    with pytest.raises(UserError, match="expected"):
+        load_published(STTrack(RESNET), save(tmp_path / "only.pth", {"net": Malicious(target)}))
     plain = tmp_path / "evil.pkl"
     plain.write_bytes(pickle.dumps({"net": Malicious(target)}))
-    with pytest.raises(UserError, match=r"refused|not a PyTorch checkpoint"):
+    with pytest.raises(UserError, match="not a PyTorch checkpoint"):
         load_published(STTrack(RESNET), plain)
     assert not target.exists()
+
+
+def test_classes_that_are_not_installed_do_no_harm(network: STTrack, tmp_path: Path) -> None:
+    module = types.ModuleType("a_trainer_of_their_own")
+
+    class Stats(list):  # type: ignore[type-arg]
+        def __init__(self) -> None:
+            super().__init__([1, 2])
+            self.history = {"loss": 0.5}
+
+    Stats.__module__, Stats.__qualname__ = module.__name__, "Stats"
+    module.Stats = Stats  # type: ignore[attr-defined]
+    sys.modules[module.__name__] = module
+    try:
+        path = save(tmp_path / "theirs.pth", {"net": published_state(network), "stats": {"a": Stats()}})
+    finally:
+        del sys.modules[module.__name__]
+    load_published(STTrack(RESNET), path)
+
+
+@pytest.mark.parametrize(
+    "dress",
+    [
+        lambda w: {"state_dict": w, "optimizer": {"lr": 1.0}},
+        lambda w: {"model": w},
+        lambda w: {"model": {"state_dict": w}},
+        lambda w: w,
+        lambda w: {"net": {f"module.{k}": v for k, v in w.items()}},
+        lambda w: {"net": {f"_orig_mod.module.{k}": v for k, v in w.items()}},
+        lambda w: {"net": {**w, "backbone.0.body.bn1.num_batches_tracked": torch.tensor(7)}},
+        lambda w: {"net": {k: torch.nn.Parameter(v, requires_grad=False) for k, v in w.items()}},
+        lambda w: {"net": {k: v.double() for k, v in w.items()}},
+    ],
+)
+def test_other_trainers_ways_to_save(network: STTrack, tmp_path: Path, dress: Any) -> None:
+    other = STTrack(RESNET)
+    load_published(other, save(tmp_path / "x.pth", dress(published_state(network))))
+    assert all(torch.equal(other.state_dict()[name], value) for name, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [
+        (lambda v: v * float("nan"), "holds NaN or infinity"),
+        (lambda v: v.to(torch.complex64), "is complex64, not floating-point numbers"),
+        (lambda v: v.to(torch.int32), "is int32, not floating-point numbers"),
+    ],
+)
+def test_weights_that_are_no_numbers_are_refused(
+    network: STTrack, tmp_path: Path, break_it: Any, message: str
+) -> None:
+    state = {key: break_it(value) for key, value in published_state(network).items()}
+    with pytest.raises(UserError, match=message) as caught:
+        load_published(STTrack(RESNET), save(tmp_path / "x.pth", {"net": state}))
+    assert len(str(caught.value)) < 600
+
+
+def test_a_checkpoint_of_another_network_is_told_shortly(tmp_path: Path) -> None:
+    state = {f"layer{n}.weight": torch.zeros(1) for n in range(500)}
+    with pytest.raises(UserError, match=r"and [0-9]+ more") as caught:
+        load_published(STTrack(RESNET), save(tmp_path / "x.pth", {"net": state}))
+    assert len(str(caught.value)) < 800
+
+
+def test_a_torchscript_program_is_told_so(tmp_path: Path) -> None:
+    path = tmp_path / "program.pt"
+    torch.jit.save(torch.jit.trace(torch.nn.Identity(), torch.zeros(1)), str(path))
+    with pytest.raises(UserError, match="is a TorchScript program"):
+        load_published(STTrack(RESNET), path)
 
 
 @pytest.mark.parametrize("data", [b"", b"hello", b"PK\x03\x04 not a zip"])
@@ -154,7 +238,13 @@ def test_the_published_experiment_is_the_r50_preset(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda d: d["MODEL"].pop("HIDDEN_DIM"), "no key 'HIDDEN_DIM'"),
+        (lambda d: d["TEST"].update(SEARCH_FACTOR=0), "search_factor is above 0"),
+        (lambda d: d["TEST"].update(SEARCH_FACTOR=float("nan")), "search_factor must be a number"),
+        (lambda d: d["TEST"].update(SEARCH_FACTOR=float("inf")), "search_factor must be a number"),
+        (lambda d: d["TEST"].update(SEARCH_FACTOR=-1), "search_factor is above 0"),
+        (lambda d: d["DATA"].update(STD=[0, 0, 0]), "std is from 1e-06"),
+        (lambda d: d["MODEL"].update(CFA=3), "MODEL.CFA.PRE_NORM is below 3"),
+        (lambda d: d["MODEL"].update(HIDDEN_DIM=10**30), "hidden_dim"),
         (
             lambda d: d["MODEL"].update(HEAD_TYPE="MLP"),
             "MODEL.HEAD_TYPE is 'MLP'; this network has only 'CORNER'",
@@ -180,3 +270,34 @@ def test_yaml_that_is_not_yaml(tmp_path: Path) -> None:
         config_from_yaml(path)
     with pytest.raises(UserError, match="cannot read"):
         config_from_yaml(tmp_path / "missing.yaml")
+
+
+def test_what_an_experiment_file_leaves_out_has_the_published_value_and_is_told(tmp_path: Path) -> None:
+    told: list[str] = []
+    data = {"MODEL": {"HIDDEN_DIM": 128, "BACKBONE": {"TYPE": "resnet18"}}}
+    config = config_from_yaml(write_yaml(tmp_path, data), told.append)
+    assert config == dataclasses.replace(PRESETS["sttrack-r50"], hidden_dim=128, backbone="resnet18")
+    assert len(told) == 1
+    assert "TEST.TEMPLATE_SIZE 128" in told[0]
+    assert "HIDDEN_DIM" not in told[0]
+    config_from_yaml(
+        write_yaml(tmp_path, EXPERIMENT | {"MODEL": EXPERIMENT["MODEL"] | {"HEAD_DIM": 256}}), told.append
+    )
+    assert len(told) == 1
+
+
+BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
+    f"{b}: &{b} [{','.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    "text", [BOMB + "MODEL: {HEAD_TYPE: *i}", "MODEL: " + "[" * 5000, "a: " + "1" * 5000, "", "3"]
+)
+def test_a_hostile_experiment_file_is_one_line(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError) as caught:
+        config_from_yaml(path)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500

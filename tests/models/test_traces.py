@@ -11,7 +11,7 @@ import torch
 
 from sttrack_deploy.bundle import Bundle, CropSpec, GraphSpec, Manifest, TrackingPolicy
 from sttrack_deploy.cropping import crop_patch
-from sttrack_deploy.engines.torch_engine import TorchEngine
+from sttrack_deploy.engines.torch.engine import TorchEngine
 from sttrack_deploy.geometry import box_from_crop, clip_box
 from sttrack_deploy.models.config import MemorySemantics
 from sttrack_deploy.models.network import STTrack

@@ -53,9 +53,9 @@ def test_configurations_check_themselves() -> None:
         ModelConfig(name="x", search_size=100)
     with pytest.raises(UserError, match="divisible"):
         ModelConfig(name="x", hidden_dim=30)
-    with pytest.raises(UserError, match="at least 1"):
+    with pytest.raises(UserError, match="memory_capacity is from 1 to 4096, not 0"):
         TINY.with_memory(0, None)
-    with pytest.raises(UserError, match="unknown fields"):
+    with pytest.raises(UserError, match="unknown keys"):
         ModelConfig.from_dict({"name": "x", "depth": 3})
-    with pytest.raises(UserError, match="presets are sttrack-nano, sttrack-r50"):
+    with pytest.raises(UserError, match="presets are sttrack-nano, sttrack-plain, sttrack-r50"):
         preset("sttrack-huge")

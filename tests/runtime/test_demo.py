@@ -60,5 +60,5 @@ def test_what_the_clip_promises(clip: DemoClip) -> None:
 
 def test_frames(clip: DemoClip) -> None:
     frames = list(clip.frames(range(3, 6)))
-    assert [item.number for item in frames] == [3, 4, 5]
-    assert frames[1].seconds == pytest.approx(4 / 30)
+    assert [item.index for item in frames] == [3, 4, 5]
+    assert frames[1].time == pytest.approx(4 / 30)

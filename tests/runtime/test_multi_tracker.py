@@ -11,7 +11,7 @@ from blobs import BlobEngine, frame, manifest, truth
 
 from sttrack_deploy.bundle import Bundle, TrackingPolicy
 from sttrack_deploy.engines.base import Prediction
-from sttrack_deploy.engines.registry import create_engine
+from sttrack_deploy.engines.registry import load_engine
 from sttrack_deploy.errors import UsageError
 from sttrack_deploy.geometry import Box, iou
 from sttrack_deploy.runtime.demo import DemoClip
@@ -125,11 +125,11 @@ def test_together_as_alone(engine: str, tiny_bundle: Bundle, tiny_dynamic_bundle
     bundles = [tiny_dynamic_bundle, tiny_bundle]
     alone = []
     for box in boxes:
-        single = Tracker(tiny_bundle, create_engine(engine, tiny_bundle, 1), POLICY)
+        single = Tracker(tiny_bundle, load_engine(engine, tiny_bundle, 1), POLICY)
         single.init(frames[0].image, box)
         alone.append([single.update(f.image) for f in frames[1:]])
     for bundle in bundles:
-        several = MultiTracker(bundle, create_engine(engine, bundle, 1), POLICY)
+        several = MultiTracker(bundle, load_engine(engine, bundle, 1), POLICY)
         several.init(frames[0].image, boxes)
         together = [several.update(f.image) for f in frames[1:]]
         for number, single_results in enumerate(alone):

@@ -5,7 +5,7 @@ import pytest
 
 from sttrack_deploy.geometry import Box
 from sttrack_deploy.runtime.overlay import COLOURS, draw_result, draw_results, draw_truth
-from sttrack_deploy.runtime.sink import FrameResult
+from sttrack_deploy.runtime.results import FrameResult
 
 BOXES: list[Box] = [
     (20.0, 20.0, 30.0, 20.0),
@@ -80,3 +80,17 @@ def test_one_of_several_is_drawn_as_ever() -> None:
     draw_results(one, [result], 25.0)
     draw_result(as_ever, result, 25.0)
     assert np.array_equal(one, as_ever)
+
+
+@pytest.mark.parametrize("corner", [(2.0, 25.0), (2.0, 140.0), (270.0, 25.0), (60.0, 25.0)])
+def test_frame_number_and_label_do_not_cover_each_other(corner: tuple[float, float]) -> None:
+    def drawn(box: Box, fps: float | None) -> np.ndarray:
+        image = np.full((180, 320, 3), 90, np.uint8)
+        draw_results(image, [FrameResult(123, 0.1, box, 0.5, False)] * 2, fps)
+        return image
+
+    def panel(image: np.ndarray) -> int:
+        return int((image == 20).all(axis=2).sum())
+
+    away, near = drawn((150.0, 80.0, 30.0, 30.0), 25.0), drawn((*corner, 30.0, 30.0), 25.0)
+    assert abs(panel(away) - panel(near)) < 10

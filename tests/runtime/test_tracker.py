@@ -11,9 +11,10 @@ from blobs import CROP, BlobEngine, frame, manifest, truth
 
 from sttrack_deploy.bundle import Bundle, CropSpec, TrackingPolicy
 from sttrack_deploy.engines.base import Prediction
-from sttrack_deploy.engines.registry import BACKENDS, Backend, create_engine
-from sttrack_deploy.errors import MissingDependencyError, UsageError
+from sttrack_deploy.engines.registry import BACKENDS, Backend, load_engine
+from sttrack_deploy.errors import MissingDependencyError, UsageError, UserError
 from sttrack_deploy.geometry import iou
+from sttrack_deploy.runtime.multi_tracker import MultiTracker
 from sttrack_deploy.runtime.tracker import Tracker
 
 POLICY = TrackingPolicy(lost_below=0.25, found_above=0.35, recovery=True, growth=1.25, max_growth=2.0)
@@ -59,10 +60,10 @@ def test_the_search_region_grows_while_lost_and_shrinks_when_found() -> None:
     tracker.init(frame(truth(0)), truth(0))
     tracker.update(frame(truth(0)))
     sides = []
-    for _ in range(6):
+    for _ in range(7):
         assert tracker.update(frame(None)).lost
         sides.append(tracker.growth)
-    assert sides == pytest.approx([1.25, 1.5625, 1.953125, 2.0, 2.0, 2.0])
+    assert sides == pytest.approx([1.25, 1.5625, 1.953125, 1.0, 1.25, 1.5625, 1.953125])  # and starts over
     # Found at the far end of the grown region, where the plain one would not have reached.
     far = (20.0 + 62.0, 30.0, 24.0, 24.0)
     result = tracker.update(frame(far))
@@ -70,7 +71,7 @@ def test_the_search_region_grows_while_lost_and_shrinks_when_found() -> None:
     assert iou(result.box, far) > 0.6
     assert tracker.growth == 1.0
     assert iou(tracker.update(frame(far)).box, far) > 0.85
-    assert len(engine.searches) == 9
+    assert len(engine.searches) == 10
 
 
 def test_without_recovery_the_region_keeps_its_size() -> None:
@@ -162,7 +163,7 @@ def test_a_back_end_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> No
     missing = Backend("ghost", "ghost_engine", "no_such_package", (), "pip install ghost")
     monkeypatch.setitem(BACKENDS, "ghost", missing)
     with pytest.raises(MissingDependencyError, match="pip install ghost"):
-        create_engine("ghost", Bundle(Path(), manifest()))
+        load_engine("ghost", Bundle(Path(), manifest()))
 
 
 def _boxes_after_a_nudge(crop: CropSpec, nudge: float) -> list[float]:
@@ -202,3 +203,33 @@ def test_it_follows_the_blob_on_snapped_crops() -> None:
     tracker.init(frame(truth(0)), truth(0))
     for index in range(1, 30):
         assert iou(tracker.update(frame(truth(index), seed=index)).box, truth(index)) > 0.85
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("box", np.nan), ("confidence", np.nan), ("box", np.inf), ("confidence", -np.inf)]
+)
+def test_an_output_that_is_no_number_is_an_error(name: str, value: float) -> None:
+    """It would be a box in the corner, and NaN is not below the threshold: not lost."""
+
+    class Broken(BlobEngine):
+        def step(self, search: Any, mask: Any, state: int) -> tuple[Prediction, int]:
+            prediction, after = super().step(search, mask, state)
+            if after == 3:
+                getattr(prediction, name)[..., -1] = value
+            return prediction, after
+
+    tracker = Tracker(Bundle(Path(), manifest()), Broken(), POLICY)
+    tracker.init(frame(truth(0)), truth(0))
+    for index in (1, 2):
+        tracker.update(frame(truth(index)))
+    with pytest.raises(UserError, match=f"the engine 'blob' gave '{name}' = .* on frame 3 "):
+        tracker.update(frame(truth(3)))
+
+
+def test_boxes_may_be_an_array() -> None:
+    tracker = MultiTracker(Bundle(Path(), manifest()), BlobEngine(), POLICY)
+    tracker.init(frame(truth(0)), np.array([truth(0)]))
+    assert iou(tracker.update(frame(truth(1)))[0].box, truth(1)) > 0.8
+    for boxes in (None, [], np.zeros((0, 4)), 3, [None], ["a box"], [[1, 2, [3], 4]]):
+        with pytest.raises(UsageError):
+            tracker.init(frame(truth(0)), boxes)

@@ -1,1 +1,1 @@
-"""TensorRT, natively: plans built from a bundle (:mod:`.plan_build`) and run (:mod:`.tensorrt_engine`)."""
+"""TensorRT, natively: plans built from a bundle (:mod:`.plan_build`) and run (:mod:`.engine`)."""

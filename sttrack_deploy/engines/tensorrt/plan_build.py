@@ -1,13 +1,10 @@
-"""Building plans from a bundle.
-
-One path for TensorRT 10.12 and later and for 11: strongly typed networks, where every precision is in the ONNX file.
-There are no precision flags and no calibrators here, because TensorRT 11 has none.
-"""
+"""Building plans from a bundle: both graphs, the files and the manifest beside them."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,11 +17,13 @@ from sttrack_deploy.engines.building import (
     BuildOptions,
     BuildReport,
     BuiltEngine,
+    SilentReport,
     batch_range,
 )
-from sttrack_deploy.engines.shelf import engines_shelf
-from sttrack_deploy.engines.tensorrt.log import Log, log_of
-from sttrack_deploy.engines.tensorrt.plan import load_plan, shape_for
+from sttrack_deploy.engines.cache import engine_cache
+from sttrack_deploy.engines.tensorrt.apart import make_plan_apart
+from sttrack_deploy.engines.tensorrt.log import log_of
+from sttrack_deploy.engines.tensorrt.plan import load_plan
 from sttrack_deploy.engines.tensorrt.plan_file import (
     PLANS,
     PlanFile,
@@ -38,20 +37,37 @@ from sttrack_deploy.engines.tensorrt.plan_file import (
     read_manifest,
     write_manifest,
 )
-from sttrack_deploy.engines.tensorrt.probe import Platform, open_platform
-from sttrack_deploy.engines.tensorrt.progress import Stop, make_monitor, stop_on_interrupt
-from sttrack_deploy.errors import UserError
+from sttrack_deploy.engines.tensorrt.plan_maker import (
+    MadePlan,
+    PlanJob,
+    Stop,
+    check_capabilities,
+    make_plan,
+    stop_on_interrupt,
+)
+from sttrack_deploy.engines.tensorrt.toolkit import (
+    RTX,
+    TENSORRT,
+    Flavor,
+    Platform,
+    Toolkit,
+    open_platform,
+    open_toolkit,
+)
+from sttrack_deploy.errors import UsageError
 from sttrack_deploy.files import atomic_directory, atomic_path, sha256_of
 
-__all__ = ["build", "options_of", "record_gate", "timing_cache_path"]
+__all__ = ["build", "build_rtx", "options_of", "record_gate", "timing_cache_path", "trial_build"]
+
+DEFAULT_TARGETS = ("8.0", "8.6", "8.9", "12.0")
+"""What TensorRT for RTX builds for where it is not told (its documentation)."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Job:
     """One build of two plans."""
 
-    here: Platform
-    log: Log
+    here: Toolkit
     bundle: Bundle
     options: BuildOptions
     batch: BatchRange
@@ -59,29 +75,83 @@ class _Job:
     stop: Stop
 
 
-def build(bundle: Bundle, options: BuildOptions, report: BuildReport) -> BuiltEngine:
+def build(
+    bundle: Bundle, options: BuildOptions, report: BuildReport, flavor: Flavor = TENSORRT
+) -> BuiltEngine:
     """Build both plans of a bundle; plans that fit are kept unless ``options.force``.
 
     Raises:
-        MissingDependencyError: TensorRT or CUDA's Python package is not installed.
-        UserError: no GPU or driver, a graph that TensorRT refuses, or a failed build.
-        UsageError: a batch that the bundle does not allow.
+        MissingDependencyError: TensorRT or, where a GPU is needed, CUDA's Python package is not installed.
+        UserError: no GPU or driver where one is needed, a graph that TensorRT refuses, or a failed build.
+        UsageError: a batch that the bundle does not allow, or an option that the flavor does not have.
         KeyboardInterrupt: Ctrl-C; nothing was changed.
     """
+    bundle = bundle.for_engine(flavor.name)
     batch = batch_range(bundle, options.batch)
-    here = open_platform()
-    folder = options.out or plan_folder(bundle)
+    _check_options(options, flavor)
+    here = open_toolkit(flavor) if flavor.portable else open_platform(flavor)
+    if flavor.portable:
+        check_capabilities(here, options.compute_capabilities)
+    folder = options.out or plan_folder(bundle, flavor)
     if not options.force and (kept := _kept(folder, bundle, options, batch, here)) is not None:
         return BuiltEngine(_files(folder, kept), {**_facts(kept), "reused": True})
-    job = _Job(here, log_of(here.trt), bundle, options, batch, report, Stop())
+    job = _Job(here, bundle, options, batch, report, Stop())
     started = time.monotonic()
     with atomic_directory(folder) as temporary, stop_on_interrupt(job.stop):
         manifest = _build_both(job, temporary)
         write_manifest(temporary, manifest)
-    for warning in job.log.take_warnings():
-        report.note(warning)
     facts = {**_facts(manifest), "seconds": time.monotonic() - started, "reused": False}
     return BuiltEngine(_files(folder, manifest), facts)
+
+
+def build_rtx(bundle: Bundle, options: BuildOptions, report: BuildReport) -> BuiltEngine:
+    """:func:`build` for TensorRT for RTX; needs neither GPU nor driver."""
+    return build(bundle, options, report, RTX)
+
+
+def trial_build(
+    bundle: Bundle, batch: BatchRange | None = None, capabilities: tuple[str, ...] = ()
+) -> dict[str, MadePlan]:
+    """Build both graphs with TensorRT for RTX, without a GPU, and keep nothing but what the builder said.
+
+    It is the real parser and builder: what they refuse here, TensorRT would most likely refuse elsewhere.
+
+    Returns:
+        by ``template`` and ``search``.
+
+    Raises:
+        MissingDependencyError: TensorRT for RTX is not installed.
+        UserError: it refuses a graph, or sees another interface than the manifest's.
+    """
+    job = _Job(
+        open_toolkit(RTX),
+        bundle.for_engine(RTX.name),
+        BuildOptions(compute_capabilities=capabilities),
+        batch_range(bundle, batch),
+        SilentReport(),
+        Stop(),
+    )
+    with tempfile.TemporaryDirectory(prefix="sttrack-rtx-") as folder:
+        return {
+            graph: make_plan_apart(
+                job.here, _told(job, graph, Path(folder) / f"{graph}.plan"), job.report, job.stop
+            )
+            for graph in ("template", "search")
+        }
+
+
+def _check_options(options: BuildOptions, flavor: Flavor) -> None:
+    only_there = {
+        "--hardware-compatible": options.hardware_compatible,
+        "--version-compatible": options.version_compatible,
+        "--tf32": options.tf32,
+        "--optimization-level": options.optimization_level is not None,
+    }
+    if not flavor.portable:
+        only_there = {"--compute-capability": bool(options.compute_capabilities)}
+    for name, given in only_there.items():
+        if given:
+            raise UsageError(f"{flavor.title} has no {name}; leave it out")
 
 
 def options_of(made: PlanManifest) -> BuildOptions:
@@ -93,6 +163,7 @@ def options_of(made: PlanManifest) -> BuildOptions:
         hardware_compatible=made.hardware != "NONE",
         version_compatible=made.version_compatible,
         tf32="TF32" in made.flags,
+        compute_capabilities=tuple(made.asked_for),
         force=True,
     )
 
@@ -100,11 +171,11 @@ def options_of(made: PlanManifest) -> BuildOptions:
 def timing_cache_path(here: Platform) -> Path:
     """Measurements of kernels, kept for all bundles; they hold for one TensorRT and one GPU."""
     name = "-".join(here.device.name.split())
-    return engines_shelf() / "timing" / f"tensorrt-{here.version}-{name}-{here.device.sm}.cache"
+    return engine_cache() / "timing" / f"tensorrt-{here.version}-{name}-{here.device.sm}.cache"
 
 
 def _kept(
-    folder: Path, bundle: Bundle, options: BuildOptions, batch: BatchRange, here: Platform
+    folder: Path, bundle: Bundle, options: BuildOptions, batch: BatchRange, here: Toolkit
 ) -> PlanManifest | None:
     """The plans that are there, if they fit and were built with the same options."""
     if not (folder / PLANS).is_file():
@@ -121,25 +192,25 @@ def _kept(
 
 def _build_both(job: _Job, folder: Path) -> PlanManifest:
     bundle, options, here = job.bundle, job.options, job.here
-    cache = _TimingCache(here) if options.timing_cache else None
-    template = _build_plan(
-        job, bundle.template_path, bundle.manifest.template, folder / "template.plan", cache
-    )
-    search = _build_plan(job, bundle.search_path, bundle.manifest.search, folder / "search.plan", cache)
+    gpu = here.device if isinstance(here, Platform) else None
+    timed = options.timing_cache and here.flavor.timing_cache and isinstance(here, Platform)
+    cache = _TimingCache(here) if timed and isinstance(here, Platform) else None
     m = bundle.manifest
+    template = _build_plan(job, bundle.template, "template", folder, cache)
+    search = _build_plan(job, bundle.search, "search", folder, cache)
     return PlanManifest(
         template=template,
         search=search,
         tensorrt=here.version,
-        cuda=here.device.runtime,
-        driver=here.device.driver,
-        gpu=here.device.name,
-        capability=here.device.capability,
+        cuda="" if gpu is None else gpu.runtime,
+        driver="" if gpu is None else gpu.driver,
+        gpu="" if gpu is None else gpu.name,
+        capability=(0, 0) if gpu is None else gpu.capability,
         hardware="AMPERE_PLUS" if options.hardware_compatible else "NONE",
         version_compatible=options.version_compatible,
-        system=host_system(),
+        system="any" if here.flavor.portable else host_system(),
         batch=job.batch,
-        flags=_flag_names(options),
+        flags=_flag_names(options, here.flavor),
         workspace_mib=options.workspace_mib,
         optimization_level=options.optimization_level,
         bundle=m.name,
@@ -148,42 +219,31 @@ def _build_both(job: _Job, folder: Path) -> PlanManifest:
         opset=m.opset,
         tools=m.tools,
         timing_cache="" if cache is None else cache.sha256,
+        asked_for=list(options.compute_capabilities),
+        targets=list(options.compute_capabilities or DEFAULT_TARGETS) if here.flavor.portable else [],
+        library=here.flavor.name,
     )
 
 
-def _build_plan(job: _Job, onnx: Path, spec: GraphSpec, path: Path, cache: _TimingCache | None) -> PlanFile:
-    """Build one plan, write it, and load it once to see that it can be."""
-    trt, log = job.here.trt, job.log
-    log.take_errors()
-    try:
-        builder = trt.Builder(log.native)
-    except TypeError as error:  # pybind11: "factory function returned nullptr"
-        raise UserError(f"TensorRT cannot start its builder: {log.last_error(str(error))}") from error
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    _parse(trt, network, onnx, log)
-    config = builder.create_builder_config()
-    _configure(trt, config, job.options)
-    if cache is not None:
-        cache.attach(config)
-    _add_profile(builder, network, config, spec, job.batch)
-    monitor = make_monitor(trt, job.report, job.stop)  # must outlive the build
-    config.progress_monitor = monitor
-    plan = builder.build_serialized_network(network, config)
-    if job.stop.requested:
-        raise KeyboardInterrupt
-    if plan is None:
-        raise UserError(
-            f"TensorRT cannot build {onnx}: {log.last_error()}; with too little GPU memory, try --workspace 512 or a "
-            "smaller --batch"
-        )
-    with path.open("wb") as file:
-        file.write(plan)
-    if cache is not None:
-        cache.keep(config)
-    del monitor
-    mend = build_command(job.bundle, job.batch)
-    check_header(path, job.here.version, mend)
-    loaded = load_plan(job.here, path, spec, mend, host_code=job.options.version_compatible)
+def _build_plan(job: _Job, spec: GraphSpec, graph: str, folder: Path, cache: _TimingCache | None) -> PlanFile:
+    """Build one plan and, where it was built for the GPU here, load it once to see that it can be."""
+    path, here, options = folder / f"{graph}.plan", job.here, job.options
+    told = _told(job, graph, path)
+    if here.flavor.portable:
+        made = make_plan_apart(here, told, job.report, job.stop)
+    else:
+        made = make_plan(here, told, job.report, job.stop, cache)
+    for warning in made.warnings:
+        job.report.note(warning)
+    fix = build_command(job.bundle, here.flavor, job.batch)
+    check_header(here, path, here.version, fix)
+    workspace = made.scratch_bytes
+    if isinstance(here, Platform):
+        workspace = load_plan(here, path, spec, fix, host_code=options.version_compatible).workspace_bytes
+        for warning in log_of(here.trt).take_warnings():
+            job.report.note(warning)
+    if made.kernels:
+        job.report.note(f"{path.name}: {made.summary}")
     return PlanFile(
         file=path.name,
         sha256=sha256_of(path),
@@ -191,68 +251,39 @@ def _build_plan(job: _Job, onnx: Path, spec: GraphSpec, path: Path, cache: _Timi
         onnx_sha256=spec.sha256,
         inputs=[dataclasses.asdict(tensor) for tensor in spec.inputs],
         outputs=[dataclasses.asdict(tensor) for tensor in spec.outputs],
-        workspace_bytes=loaded.workspace_bytes,
+        workspace_bytes=workspace,
+        kernels=made.kernels,
     )
 
 
-def _parse(trt: Any, network: Any, onnx: Path, log: Log) -> None:
-    parser = trt.OnnxParser(network, log.native)
-    if parser.parse_from_file(str(onnx)):
-        return
-    reasons = []
-    for index in range(parser.num_errors):
-        error = parser.get_error(index)  # its members are methods
-        place = error.node_name() or f"node {error.node()}"
-        reasons.append(f"{place} ({error.node_operator()}): {error.desc()}")
-    reason = " ".join((reasons[0] if reasons else log.last_error()).split())
-    more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
-    raise UserError(
-        f"TensorRT's parser refuses {onnx}: {reason}{more}; a newer TensorRT, or --opset 18 at the export, may help"
+def _told(job: _Job, graph: str, path: Path) -> PlanJob:
+    options, flavor = job.options, job.here.flavor
+    return PlanJob(
+        flavor=flavor.name,
+        bundle=str(job.bundle.path),
+        graph=graph,
+        out=str(path),
+        batch=(job.batch.least, job.batch.best, job.batch.most),
+        capabilities=options.compute_capabilities,
+        workspace_mib=options.workspace_mib,
+        optimization_level=options.optimization_level,
+        hardware_compatible=options.hardware_compatible,
+        flags=tuple(_flag_names(options, flavor)),
     )
 
 
-def _configure(trt: Any, config: Any, options: BuildOptions) -> None:
-    if options.workspace_mib is not None:
-        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mib << 20)
-    if options.optimization_level is not None:
-        config.builder_optimization_level = options.optimization_level
-    # TensorRT sets TF32 by default: ten bits of mantissa, in a network that says FP32.
-    config.clear_flag(trt.BuilderFlag.TF32)
-    for name in _flag_names(options):
-        config.set_flag(getattr(trt.BuilderFlag, name))
-    if options.hardware_compatible:
-        config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
-
-
-def _flag_names(options: BuildOptions) -> list[str]:
-    flags = {"TF32": options.tf32, "VERSION_COMPATIBLE": options.version_compatible}
+def _flag_names(options: BuildOptions, flavor: Flavor) -> list[str]:
+    flags = {
+        "TF32": options.tf32,
+        "VERSION_COMPATIBLE": options.version_compatible,
+        # The engine gives every context the same scratch memory.
+        "REQUIRE_USER_ALLOCATION": flavor.portable,
+    }
     return [name for name, wanted in flags.items() if wanted]
 
 
-def _add_profile(builder: Any, network: Any, config: Any, spec: GraphSpec, batch: BatchRange) -> None:
-    """Say what a dynamic batch axis may be; a network of fixed shapes needs no profile."""
-    specs = {tensor.name: tensor for tensor in spec.inputs}
-    profile, dynamic = builder.create_optimization_profile(), False
-    for index in range(network.num_inputs):
-        tensor = network.get_input(index)
-        shape = tuple(tensor.shape)
-        wanted = specs.get(tensor.name)
-        if wanted is None or len(wanted.shape) != len(shape):
-            raise UserError(
-                f"TensorRT sees an input {tensor.name!r} {list(shape)} that is not in the manifest's list"
-            )
-        if -1 in shape:
-            dynamic = True
-            least, best, most = (shape_for(wanted, size) for size in (batch.least, batch.best, batch.most))
-            profile.set_shape(tensor.name, least, best, most)
-    if dynamic and config.add_optimization_profile(profile) < 0:
-        raise UserError(
-            f"TensorRT refuses a batch of {batch.least} to {batch.most}; export with a fixed --batch"
-        )
-
-
 class _TimingCache:
-    """The timing cache on the shelf; one that does not fit is replaced by an empty one."""
+    """The timing cache in the engine cache; one that does not fit is replaced by an empty one."""
 
     def __init__(self, here: Platform) -> None:
         self._path = timing_cache_path(here)
@@ -286,17 +317,19 @@ def _files(folder: Path, manifest: PlanManifest) -> tuple[Path, ...]:
 
 def _facts(manifest: PlanManifest) -> Mapping[str, Any]:
     b = manifest.batch
+    place = {"for": ", ".join(manifest.targets)} if manifest.targets else {"gpu": manifest.gpu}
     return {
-        "tensorrt": manifest.tensorrt,
-        "gpu": manifest.gpu,
-        "driver": manifest.driver,
+        manifest.library: manifest.tensorrt,
+        **place,
+        **({} if manifest.targets else {"driver": manifest.driver}),
         "batch": str(b.best) if b.fixed else f"{b.least} to {b.most}, best {b.best}",
         "precision": manifest.precision["name"],
         "flags": ", ".join(manifest.flags) or "none",
     }
 
 
-def record_gate(folder: Path, bundle: Bundle, gate: Mapping[str, Any]) -> None:
-    """Add the result of a closed-loop comparison to the plans' manifest."""
-    manifest = read_manifest(folder, build_command(bundle))
+def record_gate(bundle: Bundle, gate: Mapping[str, Any], flavor: Flavor = TENSORRT) -> None:
+    """Add the result of a closed-loop comparison to the manifest of the plans in the engine cache."""
+    folder = plan_folder(bundle, flavor)
+    manifest = read_manifest(folder, build_command(bundle, flavor))
     write_manifest(folder, dataclasses.replace(manifest, gate=gate))

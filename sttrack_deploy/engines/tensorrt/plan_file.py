@@ -1,10 +1,11 @@
-"""Plans on the shelf: two plain files and the manifest beside them, and whether they may be run here."""
+"""Plans in the engine cache: two plain files and the manifest beside them, and whether they may be run here."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import platform
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,8 +13,8 @@ from typing import Any
 
 from sttrack_deploy.bundle import Bundle
 from sttrack_deploy.engines.building import BatchRange
-from sttrack_deploy.engines.shelf import shelf_of
-from sttrack_deploy.engines.tensorrt.probe import Platform, release_of
+from sttrack_deploy.engines.cache import cache_of
+from sttrack_deploy.engines.tensorrt.toolkit import TENSORRT, Flavor, Platform, Toolkit, release_of
 from sttrack_deploy.errors import UserError
 from sttrack_deploy.files import atomic_path, sha256_of
 
@@ -33,7 +34,6 @@ __all__ = [
 
 PLANS = "plans.json"
 SCHEMA = 1
-MAGIC = b"ftrt"
 VERSION_BYTES = slice(24, 28)
 """Where a plan holds major, minor, patch and build number of the TensorRT that made it."""
 AMPERE = (8, 0)
@@ -53,6 +53,7 @@ class PlanFile:
         onnx_sha256: of the graph that it was built from.
         inputs, outputs: names, dtypes and shapes, as in the bundle's manifest.
         workspace_bytes: device memory that each inference needs besides inputs and outputs.
+        kernels: what it computes with, where the builder says so: see ``kernels.kernel_facts``.
     """
 
     file: str
@@ -62,6 +63,7 @@ class PlanFile:
     inputs: list[dict[str, Any]]
     outputs: list[dict[str, Any]]
     workspace_bytes: int
+    kernels: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,9 @@ class PlanManifest:
 
     Attributes:
         tensorrt: version that built them and, unless ``version_compatible``, the only one that runs them.
-        gpu, capability: name and compute capability of the GPU they were built on.
+        gpu, capability, cuda, driver: of the GPU they were built on; empty where they were built without one.
+        targets: compute capabilities they were built for, where they were built without a GPU.
+        asked_for: those of them that the user asked for; none: the library's own choice.
         hardware: name of the hardware compatibility level (``NONE``: this GPU only).
         system: operating system and processor, as ``Linux x86_64``.
         batch: numbers of targets they take.
@@ -79,6 +83,7 @@ class PlanManifest:
         precision, opset, tools: the bundle's.
         timing_cache: SHA-256 of the timing cache after the build; empty if none was used.
         gate: closed-loop comparison after the build; empty if there was none.
+        library: name of the flavor that made them.
     """
 
     template: PlanFile
@@ -102,18 +107,21 @@ class PlanManifest:
     tools: Mapping[str, str]
     timing_cache: str = ""
     gate: Mapping[str, Any] = field(default_factory=dict)
+    targets: list[str] = field(default_factory=list)
+    asked_for: list[str] = field(default_factory=list)
+    library: str = TENSORRT.name
     schema: int = SCHEMA
 
 
-def plan_folder(bundle: Bundle) -> Path:
-    """The folder on the shelf where the engine looks for this bundle's plans."""
-    return shelf_of(bundle) / "tensorrt"
+def plan_folder(bundle: Bundle, flavor: Flavor = TENSORRT) -> Path:
+    """The folder in the engine cache where the engine looks for this bundle's plans."""
+    return cache_of(bundle) / flavor.name
 
 
-def build_command(bundle: Bundle, batch: BatchRange | None = None) -> str:
+def build_command(bundle: Bundle, flavor: Flavor, batch: BatchRange | None = None) -> str:
     """What to type to build the plans again."""
     numbers = f" --batch {batch.least},{batch.best},{batch.most}" if batch and not batch.fixed else ""
-    return f"sttrack-build-engine {bundle.path} --target tensorrt{numbers} --rebuild"
+    return f"sttrack-build-engine {shlex.quote(str(bundle.path))} --target {flavor.name}{numbers} --rebuild"
 
 
 def host_system() -> str:
@@ -128,20 +136,20 @@ def write_manifest(folder: Path, manifest: PlanManifest) -> Path:
     return folder / PLANS
 
 
-def read_manifest(folder: Path, mend: str) -> PlanManifest:
-    """Read ``plans.json``; ``mend`` is the command that an error names.
+def read_manifest(folder: Path, fix: str) -> PlanManifest:
+    """Read ``plans.json``; ``fix`` is the command that an error names.
 
     Raises:
         UnfitPlanError: it is missing, or of another schema or form.
     """
     path = folder / PLANS
     if not path.is_file():
-        raise UnfitPlanError(f"there are no TensorRT plans in {folder}; build them: {mend}")
+        raise UnfitPlanError(f"there are no plans in {folder}; build them: {fix}")
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         if data["schema"] != SCHEMA:
             raise UnfitPlanError(
-                f"{path} has schema {data['schema']!r}, this version reads {SCHEMA}; build the plans again: {mend}"
+                f"{path} has schema {data['schema']!r}, this version reads {SCHEMA}; build the plans again: {fix}"
             )
         return PlanManifest(
             **{
@@ -154,10 +162,10 @@ def read_manifest(folder: Path, mend: str) -> PlanManifest:
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())
-        raise UnfitPlanError(f"{path} cannot be used ({reason}); build the plans again: {mend}") from error
+        raise UnfitPlanError(f"{path} cannot be used ({reason}); build the plans again: {fix}") from error
 
 
-def open_plans(folder: Path, bundle: Bundle, here: Platform) -> PlanManifest:
+def open_plans(folder: Path, bundle: Bundle, here: Toolkit) -> PlanManifest:
     """The manifest of plans that may be run here; their bytes are checked.
 
     No call of TensorRT says beforehand whether a plan fits, and it does not always survive one that does not.
@@ -165,21 +173,21 @@ def open_plans(folder: Path, bundle: Bundle, here: Platform) -> PlanManifest:
     Raises:
         UnfitPlanError: they are missing, incomplete, altered, or made for another bundle, TensorRT, GPU or system.
     """
-    manifest = read_manifest(folder, build_command(bundle))
-    mend = build_command(bundle, manifest.batch)
+    manifest = read_manifest(folder, build_command(bundle, here.flavor))
+    fix = build_command(bundle, here.flavor, manifest.batch)
     if problem := _problem(manifest, bundle, here):
-        raise UnfitPlanError(f"the TensorRT plans in {folder} {problem}; build them again: {mend}")
+        raise UnfitPlanError(f"the {here.flavor.title} plans in {folder} {problem}; build them again: {fix}")
     for plan in (manifest.template, manifest.search):
         path = folder / plan.file
         if not path.is_file():
-            raise UnfitPlanError(f"{path} is missing; build the plans again: {mend}")
-        check_header(path, manifest.tensorrt, mend)
+            raise UnfitPlanError(f"{path} is missing; build the plans again: {fix}")
+        check_header(here, path, manifest.tensorrt, fix)
         if sha256_of(path) != plan.sha256:
-            raise UnfitPlanError(f"{path} was altered or cut short; build the plans again: {mend}")
+            raise UnfitPlanError(f"{path} was altered or cut short; build the plans again: {fix}")
     return manifest
 
 
-def check_header(path: Path, version: str, mend: str) -> None:
+def check_header(here: Toolkit, path: Path, version: str, fix: str) -> None:
     """Is this a plan, and of that version?
 
     Raises:
@@ -187,21 +195,32 @@ def check_header(path: Path, version: str, mend: str) -> None:
     """
     with path.open("rb") as file:
         head = file.read(VERSION_BYTES.stop)
-    if len(head) < VERSION_BYTES.stop or not head.startswith(MAGIC):
+    if len(head) < VERSION_BYTES.stop or not head.startswith(here.flavor.magic):
         raise UnfitPlanError(
-            f"{path} is not a TensorRT plan (it starts with {head[:4]!r}); build it again: {mend}"
+            f"{path} is not a plan of {here.flavor.title} (it starts with {head[:4]!r}); build it again: {fix}"
         )
     found, expected = tuple(head[VERSION_BYTES][:3]), release_of(version)
     if found != expected:
         dotted = ".".join(map(str, found))
-        raise UnfitPlanError(f"{path} was made by TensorRT {dotted}, not {version}; build it again: {mend}")
+        raise UnfitPlanError(
+            f"{path} was made by {here.flavor.title} {dotted}, not {version}; build it again: {fix}"
+        )
 
 
-def _problem(made: PlanManifest, bundle: Bundle, here: Platform) -> str | None:
+def _problem(made: PlanManifest, bundle: Bundle, here: Toolkit) -> str | None:
     """Why plans cannot be used here; ``None`` if they can."""
-    for plan, graph in ((made.template, bundle.manifest.template), (made.search, bundle.manifest.search)):
+    for plan, graph in ((made.template, bundle.template), (made.search, bundle.search)):
         if plan.onnx_sha256 != graph.sha256:
             return f"were built from another {graph.file} than this bundle's"
+    if made.library != here.flavor.name:
+        return f"were made by {made.library}"
+    if here.flavor.portable:
+        # Whether it runs on this GPU, TensorRT for RTX says itself when it is shown the plan's header.
+        return (
+            None
+            if made.tensorrt == here.version
+            else f"are for its version {made.tensorrt}, this is {here.version}"
+        )
     if made.system != host_system():
         return f"are for {made.system}, this is {host_system()}"
     if made.version_compatible:
@@ -209,6 +228,7 @@ def _problem(made: PlanManifest, bundle: Bundle, here: Platform) -> str | None:
             return f"need TensorRT {made.tensorrt} or later, this is {here.version}"
     elif made.tensorrt != here.version:
         return f"are for TensorRT {made.tensorrt}, this is {here.version}"
+    assert isinstance(here, Platform)  # only a portable flavor is asked without a GPU
     gpu = f"are for {made.gpu} (compute capability {_dotted(made.capability)})"
     this = f"this is {here.device.name} ({_dotted(here.device.capability)})"
     if made.hardware == "AMPERE_PLUS":

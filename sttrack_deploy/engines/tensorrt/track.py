@@ -10,10 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from sttrack_deploy.bundle import BOX, CONFIDENCE, SEARCH_IMAGE, SEARCH_MASK, StateSpec, TensorSpec
-from sttrack_deploy.engines.cuda.memory import Graph, Stream
-from sttrack_deploy.engines.cuda.tensor_group import ALIGNMENT, TensorGroup, when_gone
-from sttrack_deploy.engines.tensorrt.plan import Plan, new_context, shape_for
-from sttrack_deploy.engines.tensorrt.probe import Platform
+from sttrack_deploy.engines.cuda.memory import ALIGNMENT, Graph, Stream, TensorGroup, when_gone
+from sttrack_deploy.engines.tensorrt.plan import Plan, RuntimeCache, new_context, shape_for
+from sttrack_deploy.engines.tensorrt.toolkit import Platform
 from sttrack_deploy.errors import UsageError, UserError
 
 __all__ = ["Shared", "TemplateStage", "Track"]
@@ -23,12 +22,17 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 
 @dataclass
 class Shared:
-    """What all tracks use in turn: the plans, the stream that orders everything, and the scratch memory."""
+    """What all tracks use in turn: the plans, the stream that orders everything, and the scratch memory.
+
+    Attributes:
+        kernels: where the kernels are compiled here (TensorRT for RTX), those that were.
+    """
 
     here: Platform
     template: Plan
     search: Plan
     state: tuple[StateSpec, ...]
+    kernels: RuntimeCache | None = None
     stream: Stream = field(init=False)
     _scratch: TensorGroup = field(init=False)
 
@@ -45,7 +49,8 @@ class Shared:
 
     def context(self, plan: Plan, batch: int) -> Any:
         workspace = self._scratch.address("scratch"), self._scratch.size
-        return new_context(self.here, plan, batch, workspace, self.stream)
+        settings = None if self.kernels is None else self.kernels.settings(plan)
+        return new_context(self.here, plan, batch, workspace, self.stream, settings)
 
     def group(self, tensors: Iterable[TensorSpec], batch: int, *, staged: bool = False) -> TensorGroup:
         layout = {tensor.name: (tensor.dtype, shape_for(tensor, batch)) for tensor in tensors}
@@ -138,6 +143,10 @@ class Track:
     def record(self, side: int) -> bool:
         """Capture a step as a graph; the same step must have run before, since TensorRT prepares itself then."""
         shared = self._shared
+        if shared.here.flavor.portable and not self._contexts[side].is_stream_capturable(
+            shared.stream.handle
+        ):
+            return False
         graph = shared.here.cuda.capture(shared.stream, lambda: self.enqueue(side))
         if graph is None:
             return False

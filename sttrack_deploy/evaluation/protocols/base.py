@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from collections.abc import Sequence as Seq
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from sttrack_deploy.errors import UserError
-from sttrack_deploy.evaluation.sequence import Sequence
+from sttrack_deploy.sequences.sequence import VideoSequence
 
 __all__ = ["Measured", "Protocol", "Thresholds", "check_boxes", "pool"]
 
@@ -71,7 +70,7 @@ class Protocol:
 
     name: str
     thresholds: Thresholds
-    measure: Callable[[FloatArray, Sequence, tuple[int, int] | None], Measured]
+    measure: Callable[[FloatArray, VideoSequence, tuple[int, int] | None], Measured]
     score: Callable[[Measured], Score]
     headings: Mapping[str, str]
     needs_image_size: bool = False
@@ -81,12 +80,12 @@ class Protocol:
         """The key of the number that trackers are ranked by."""
         return next(iter(self.headings))
 
-    def overall(self, sequences: Seq[Measured]) -> Score:
+    def overall(self, sequences: Sequence[Measured]) -> Score:
         """The score of a data set: the weighted mean over sequences first, then the numbers."""
         return self.score(pool(sequences, self.thresholds))
 
 
-def pool(sequences: Seq[Measured], thresholds: Thresholds) -> Measured:
+def pool(sequences: Sequence[Measured], thresholds: Thresholds) -> Measured:
     """The weighted mean; sequences in which no frame counts are left out; NaN where none is left."""
     counted = [s for s in sequences if s.frames and s.weight > 0]
     if not counted:

@@ -1,4 +1,4 @@
-"""What the protocols share: predictions mended, errors of the centre, and curves over thresholds.
+"""What the protocols share: predictions repaired, errors of the centre, and curves over thresholds.
 
 Result files mostly hold whole pixels, and the errors of some frames then lie exactly on a threshold. Each
 toolkit's order of operations decides, through rounding, on which side: it is followed here to the letter

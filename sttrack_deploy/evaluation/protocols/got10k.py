@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from sttrack_deploy.evaluation.protocols.base import Measured, Protocol, Score, Thresholds, check_boxes, pool
 from sttrack_deploy.evaluation.protocols.curves import centre_error, centres, share_above, share_within
-from sttrack_deploy.evaluation.sequence import Sequence
 from sttrack_deploy.geometry import iou
+from sttrack_deploy.sequences.sequence import VideoSequence
 
 __all__ = ["GOT10K", "measure"]
 
@@ -26,7 +26,7 @@ THRESHOLDS = Thresholds(
 
 
 def measure(
-    prediction: FloatArray, sequence: Sequence, image_size: tuple[int, int] | None = None
+    prediction: FloatArray, sequence: VideoSequence, image_size: tuple[int, int] | None = None
 ) -> Measured:
     """The curves of one sequence.
 
@@ -64,7 +64,7 @@ def measure(
     )
 
 
-def _measure_got10k(prediction: FloatArray, sequence: Sequence, image_size: tuple[int, int]) -> Measured:
+def _measure_got10k(prediction: FloatArray, sequence: VideoSequence, image_size: tuple[int, int]) -> Measured:
     counted = _known(sequence)
     counted[0] = False
     if sequence.occluded is not None:
@@ -82,7 +82,7 @@ def _measure_got10k(prediction: FloatArray, sequence: Sequence, image_size: tupl
     )
 
 
-def _known(sequence: Sequence) -> npt.NDArray[np.bool_]:
+def _known(sequence: VideoSequence) -> npt.NDArray[np.bool_]:
     """Frames with a true box, even an empty one, bool ``(N,)``."""
     return np.asarray(~np.isnan(sequence.truth).any(axis=1), np.bool_)
 

@@ -20,14 +20,16 @@ from sttrack_deploy.evaluation.protocols.curves import (
     share_within,
 )
 from sttrack_deploy.evaluation.protocols.pytracking import OTB_HEADINGS, otb_score
-from sttrack_deploy.evaluation.sequence import Sequence, usable_truth
+from sttrack_deploy.sequences.sequence import VideoSequence, usable_truth
 
 __all__ = ["OFFICIAL", "measure"]
 
 FloatArray = npt.NDArray[np.float64]
 
 
-def measure(prediction: FloatArray, sequence: Sequence, _size: tuple[int, int] | None = None) -> Measured:
+def measure(
+    prediction: FloatArray, sequence: VideoSequence, _size: tuple[int, int] | None = None
+) -> Measured:
     """The curves of one sequence.
 
     The first prediction is the truth. Frames without the target leave the numerators and stay in the

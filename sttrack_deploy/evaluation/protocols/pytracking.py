@@ -20,7 +20,7 @@ from sttrack_deploy.evaluation.protocols.curves import (
     share_above,
     share_within,
 )
-from sttrack_deploy.evaluation.sequence import Sequence, usable_truth
+from sttrack_deploy.sequences.sequence import VideoSequence, usable_truth
 
 __all__ = ["OTB_HEADINGS", "PYTRACKING", "measure", "otb_score"]
 
@@ -38,7 +38,9 @@ OTB_HEADINGS = {
 }
 
 
-def measure(prediction: FloatArray, sequence: Sequence, _size: tuple[int, int] | None = None) -> Measured:
+def measure(
+    prediction: FloatArray, sequence: VideoSequence, _size: tuple[int, int] | None = None
+) -> Measured:
     """The curves of one sequence.
 
     Every frame counts in the denominator, the first (where the prediction is the truth) and the absent

@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from sttrack_deploy.evaluation.protocols.base import Measured, Protocol, Score, Thresholds, check_boxes
 from sttrack_deploy.evaluation.protocols.curves import area_under, share_within
-from sttrack_deploy.evaluation.sequence import Sequence, usable_truth
 from sttrack_deploy.geometry import iou
+from sttrack_deploy.sequences.sequence import VideoSequence, usable_truth
 
 __all__ = ["TRACKINGNET", "measure"]
 
@@ -26,7 +26,9 @@ THRESHOLDS = Thresholds(
 )
 
 
-def measure(prediction: FloatArray, sequence: Sequence, _size: tuple[int, int] | None = None) -> Measured:
+def measure(
+    prediction: FloatArray, sequence: VideoSequence, _size: tuple[int, int] | None = None
+) -> Measured:
     """The curves of one sequence.
 
     All boxes, true ones too, are rounded to whole pixels (halves to even); then the first prediction is the

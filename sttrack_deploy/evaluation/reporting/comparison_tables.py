@@ -69,7 +69,7 @@ def _ranking_builder(comparison: Comparison, protocol: Protocol) -> Callable[[in
         figures = [name for name in figures if not level or name == "FPS"]
         for heading in (*(protocol.headings[key] for key in keys), *figures):
             table.add_column(heading, justify="right", min_width=len(heading))
-        for row in comparison.ranking(protocol):
+        for rank, row in enumerate(comparison.ranking(protocol), 1):
             said = {
                 "present": format_ratio(row.presence_auroc),
                 "on target": format_ratio(row.on_target_auroc),
@@ -77,7 +77,7 @@ def _ranking_builder(comparison: Comparison, protocol: Protocol) -> Callable[[in
                 "e2e": format_rate(row.fps_end_to_end),
             }
             scores = (format_ratio(row.score[key]) for key in keys)
-            table.add_row(str(row.index + 1), escape(row.label), *scores, *(said[name] for name in figures))
+            table.add_row(str(rank), escape(row.label), *scores, *(said[name] for name in figures))
         return table
 
     return build
@@ -108,9 +108,10 @@ def _attributes_builder(
         table = plain_table(f"{heading} by attribute, protocol {protocol.name}")
         table.add_column("attribute")
         table.add_column("sequences", justify="right", min_width=len("sequences"))
+        ranks = {row.index: rank for rank, row in enumerate(comparison.ranking(protocol), 1)}
         for index, label in enumerate(comparison.labels):
-            # The ranking's numbers stand for labels that do not fit beside each other.
-            name = f"#{index + 1}" if level else label
+            # The ranks by this protocol stand for labels that do not fit beside each other.
+            name = f"#{ranks[index]}" if level else label
             table.add_column(escape(name), justify="right", min_width=len(name))
         for row in rows:
             table.add_row(escape(row.attribute), str(row.sequences), *(format_ratio(v) for v in row.values))

@@ -6,7 +6,7 @@ import base64
 import html
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -18,7 +18,6 @@ from sttrack_deploy.evaluation.comparison import Comparison, Difference, Sequenc
 from sttrack_deploy.evaluation.confidence_summary import confidence_summaries
 from sttrack_deploy.evaluation.protocols.base import Protocol
 from sttrack_deploy.evaluation.report import FPS_NOTE
-from sttrack_deploy.evaluation.reporting.plot_style import GRID, INK, PAPER, Plot, tracker_style
 from sttrack_deploy.evaluation.reporting.plots import (
     attribute_plot,
     calibration_plot,
@@ -29,6 +28,8 @@ from sttrack_deploy.evaluation.reporting.plots import (
 from sttrack_deploy.evaluation.reporting.strips import Strip, Tile, picture_strip
 from sttrack_deploy.evaluation.reporting.tables import format_rate, format_ratio
 from sttrack_deploy.files import atomic_path
+from sttrack_deploy.plotting import GRID, INK, PAPER, Plot, tracker_style
+from sttrack_deploy.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -38,12 +39,11 @@ __all__ = ["write_html"]
 
 _TEMPLATE = "html_report.html.j2"
 
-Progress = Callable[[str], None]
 """Told what is being made."""
 
 
 def write_html(
-    comparison: Comparison, path: Path, *, made: str, worst: int = 5, progress: Progress | None = None
+    comparison: Comparison, path: Path, *, made: str, worst: int = 5, progress: Progress = SILENT
 ) -> None:
     """Write the page.
 
@@ -52,18 +52,17 @@ def write_html(
         path: the file; replaced at the end, or not touched.
         made: when, as the page is to say it.
         worst: how many of the hardest sequences get pictures; what is beyond the tables grows with it.
-        progress: told what is being made, before it is.
+        progress: a stage for each thing that is made.
 
     Raises:
         MissingDependencyError: jinja2 or matplotlib is not installed.
         UserError: the file cannot be written.
     """
-    tell = progress or (lambda _: None)
     template = _template()
-    tell("plots")
+    progress.stage("plots")
     page = _contents(comparison)
-    page["hardest"] = _hardest(comparison, worst, tell)
-    tell("page")
+    page["hardest"] = _hardest(comparison, worst, progress)
+    progress.stage("page")
     text = template.render(page, made=made, version=__version__)
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -176,17 +175,17 @@ def _contents(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def _hardest(comparison: Comparison, worst: int, tell: Progress) -> list[_Hard]:
+def _hardest(comparison: Comparison, worst: int, progress: Progress) -> list[_Hard]:
     rows = {row.name: row for row in comparison.by_sequence(comparison.protocols[0])}
     found = []
     for name in comparison.worst(worst):
-        tell(f"pictures of {name}")
+        progress.stage(f"pictures of {name}")
         strip, problem = None, ""
         try:
             strip = picture_strip(comparison, name)
         except UserError as error:  # results can be scored where the frames no longer are
             problem = str(error)
-        pictured = [tile.moment.frame for tile in strip.tiles] if strip else []
+        pictured = [tile.key.frame for tile in strip.tiles] if strip else []
         found.append(_Hard(rows[name], timeline_plot(comparison, name, pictured), strip, problem))
     return found
 

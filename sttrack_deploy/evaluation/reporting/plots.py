@@ -15,8 +15,9 @@ import numpy.typing as npt
 from sttrack_deploy.evaluation.comparison import Comparison
 from sttrack_deploy.evaluation.confidence_summary import confidence_summaries
 from sttrack_deploy.evaluation.protocols.base import Protocol
-from sttrack_deploy.evaluation.reporting.moments import stretches
-from sttrack_deploy.evaluation.reporting.plot_style import (
+from sttrack_deploy.evaluation.reporting.key_frames import stretches
+from sttrack_deploy.files import atomic_path
+from sttrack_deploy.plotting import (
     INK,
     SHADE,
     Plot,
@@ -24,7 +25,6 @@ from sttrack_deploy.evaluation.reporting.plot_style import (
     new_figure,
     tracker_style,
 )
-from sttrack_deploy.files import atomic_path
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -263,7 +263,8 @@ def write_plots(comparison: Comparison, folder: Path) -> list[Path]:
     """
     written = []
     for plot in every_plot(comparison):
-        for suffix, content in ((".svg", plot.svg().encode()), (".png", plot.png())):
+        drawn = plot.svg() + "<!-- made by sttrack-deploy -->\n"  # so that the next run may replace it
+        for suffix, content in ((".svg", drawn.encode()), (".png", plot.png())):
             path = folder / f"{plot.name}{suffix}"
             with atomic_path(path) as temporary:
                 temporary.write_bytes(content)

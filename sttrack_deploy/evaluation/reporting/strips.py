@@ -14,9 +14,9 @@ import numpy.typing as npt
 from sttrack_deploy.errors import UserError
 from sttrack_deploy.evaluation.comparison import Comparison
 from sttrack_deploy.evaluation.report import SequenceReport
-from sttrack_deploy.evaluation.reporting.moments import Moment, telling_frames
-from sttrack_deploy.evaluation.reporting.plot_style import tracker_style
-from sttrack_deploy.evaluation.sequence import Frame, Sequence, frames_of
+from sttrack_deploy.evaluation.reporting.key_frames import KeyFrame, find_key_frames
+from sttrack_deploy.plotting import tracker_style
+from sttrack_deploy.sequences.sequence import Frame, VideoSequence, frames_of
 
 __all__ = ["Said", "Strip", "Tile", "picture_strip"]
 
@@ -66,7 +66,7 @@ class Tile:
         picture: BGR uint8 ``(height, width, 3)``.
     """
 
-    moment: Moment
+    key: KeyFrame
     said: tuple[Said, ...]
     picture: Image = field(repr=False)
 
@@ -74,7 +74,7 @@ class Tile:
     def alt(self) -> str:
         """What the picture shows, in words."""
         said = "; ".join(f"{each.label}: {each}" for each in self.said)
-        return f"frame {self.moment.frame}, {self.moment.reason}. {said}"
+        return f"frame {self.key.frame}, {self.key.reason}. {said}"
 
     def jpeg(self) -> bytes:
         """The picture alone."""
@@ -117,17 +117,17 @@ def picture_strip(comparison: Comparison, name: str, *, count: int = 5, width: i
     """
     reports = comparison.sequence(name)
     focus = min(range(len(reports)), key=lambda index: _mean_overlap(reports[index]))
-    moments = telling_frames(reports[focus], count)
-    frames = _decoded(reports[0].sequence, [moment.frame for moment in moments])
+    chosen = find_key_frames(reports[focus], count)
+    frames = _decoded(reports[0].sequence, [key.frame for key in chosen])
     tiles = []
-    for moment, frame in zip(moments, frames, strict=True):
+    for key, frame in zip(chosen, frames, strict=True):
         said = [
-            _said(index, label, report, moment.frame, frame.shape[:2])
+            _said(index, label, report, key.frame, frame.shape[:2])
             for index, (label, report) in enumerate(zip(comparison.labels, reports, strict=True))
         ]
-        truth = reports[0].sequence.truth[moment.frame]
-        boxes = [report.run.boxes[moment.frame] for report in reports]
-        tiles.append(Tile(moment, tuple(said), _picture(frame, truth, boxes, said, width)))
+        truth = reports[0].sequence.truth[key.frame]
+        boxes = [report.run.boxes[key.frame] for report in reports]
+        tiles.append(Tile(key, tuple(said), _picture(frame, truth, boxes, said, width)))
     return Strip(name, focus, tuple(tiles))
 
 
@@ -149,7 +149,7 @@ def _said(index: int, label: str, report: SequenceReport, frame: int, size: tupl
     )
 
 
-def _decoded(sequence: Sequence, wanted: list[int]) -> list[Frame]:
+def _decoded(sequence: VideoSequence, wanted: list[int]) -> list[Frame]:
     """The frames with these ascending numbers, in one pass that ends with the last of them.
 
     Raises:
@@ -249,7 +249,7 @@ def _captioned(tile: Tile) -> Image:
     step, margin = 17, 4
     width = tile.picture.shape[1]
     caption = np.full((step * (1 + len(tile.said)) + 8, width, 3), _BACK, np.uint8)
-    _write(caption, f"frame {tile.moment.frame}: {tile.moment.reason}", 2, step)
+    _write(caption, f"frame {tile.key.frame}: {tile.key.reason}", 2, step)
     for row, each in enumerate(tile.said, 2):
         middle = row * step - 5
         cv2.line(caption, (2, middle), (14, middle), tracker_style(each.index).bgr, 3)

@@ -12,8 +12,8 @@ from enum import Enum
 from pathlib import Path
 
 import sttrack_deploy
+from sttrack_deploy.bundle import NO_CHANGES, PolicyChanges
 from sttrack_deploy.errors import UsageError, UserError
-from sttrack_deploy.evaluation.vot.trax_server import ENVIRONMENT_PREFIX
 from sttrack_deploy.files import atomic_path
 
 __all__ = ["CONFIG", "TRACKERS", "Change", "TrackerEntry", "as_identifier", "merge", "write_entry"]
@@ -22,12 +22,18 @@ TRACKERS = "trackers.ini"
 CONFIG = "config.yaml"
 """What ``vot initialize`` writes: a folder that has it is a workspace."""
 
-SERVER = "sttrack_deploy.evaluation.vot.trax_server"
+ENVIRONMENT_PREFIX = "STTRACK"
+"""The server also reads its options from environment variables that begin so."""
+SERVER = "sttrack_deploy.cli.trax_server"
 
 _IDENTIFIER = re.compile(
     "[a-zA-Z0-9_][a-zA-Z0-9_-]*"
 )  # a hyphen first would be an option on the command line
 _HEADER = re.compile(r"\[(.+)\]")
+
+
+_OPTION_NAMES = {"recovery": "recover"}
+"""Of the policy's settings, where the command's option is called otherwise."""
 
 
 class Change(str, Enum):
@@ -45,15 +51,14 @@ class TrackerEntry:
     Attributes:
         identifier: the section's name, what is typed after ``vot evaluate``; also the label in reports.
         bundle: absolute, because the toolkit starts trackers in a temporary folder.
-        lost_below, recover: ``None`` keeps what the bundle says.
+        changes: to the bundle's tracking policy.
     """
 
     identifier: str
     bundle: Path
     engine: str
     threads: int | None = None
-    lost_below: float | None = None
-    recover: bool | None = None
+    changes: PolicyChanges = NO_CHANGES
 
     def options(self) -> dict[str, str]:
         """The section's keys and values, not escaped.
@@ -76,13 +81,13 @@ class TrackerEntry:
             "bundle": str(self.bundle.absolute()),
             "engine": self.engine,
             "threads": self.threads,
-            "lost_below": self.lost_below,
-            "recover": None if self.recover is None else int(self.recover),
+            **{_OPTION_NAMES.get(name, name): value for name, value in self.changes.options().items()},
         }
         for name, value in settings.items():
             if value is not None:
                 # traxpython passes no arguments; the environment is all that reaches the server.
-                options[f"env_{ENVIRONMENT_PREFIX}_{name}".lower()] = str(value)
+                text = str(int(value)) if isinstance(value, bool) else str(value)
+                options[f"env_{ENVIRONMENT_PREFIX}_{name}".lower()] = text
         _check_path(sys.executable)
         _check_path(package, os.pathsep)  # the toolkit splits it there
         _check_path(str(self.bundle.absolute()), "$")  # it expands $NAME in settings
@@ -189,7 +194,7 @@ def _read(text: str, where: str) -> dict[str, dict[str, str]]:
         parser.read_string(text)
     except configparser.Error as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"{where} cannot be read ({reason}); mend it, or delete it") from error
+        raise UserError(f"{where} cannot be read ({reason}); fix it, or delete it") from error
     return {name: dict(parser[name]) for name in parser.sections()}
 
 

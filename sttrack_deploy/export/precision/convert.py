@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,7 @@ def convert_bundle(source: Bundle, out: Path, options: PrecisionOptions, watch: 
     portable = options.precision == "fp16" or options.layout == "portable"
     with atomic_directory(out) as folder, gate_data(options.gate_data) as data:
         watch.stage(f"gate: PyTorch on {data.name}", data.frames)
-        gated = Gated(options.precision, data, track(source, "torch", data, options.threads, watch.tick))
+        gated = Gated(options.precision, data, track(source, "torch", data, options.threads, watch))
         failed: list[str] = []
         while True:
             converted = halve(graphs if plan is None else plan.graphs)
@@ -88,8 +89,8 @@ def _unchanged(graphs: Graphs) -> Graphs:
 def _check(source: Bundle, out: Path, options: PrecisionOptions) -> None:
     if options.precision != "fp16" and options.calibration is None:
         raise UsageError(
-            f"{options.precision} needs recorded inputs: sttrack-calibrate VIDEOS --bundle {source.path} --out SET, "
-            "then --calib SET"
+            f"{options.precision} needs recorded inputs: "
+            f"sttrack-calibrate VIDEOS --bundle {shlex.quote(str(source.path))} --out SET, then --calib SET"
         )
     if options.precision == "int8-fp16" and options.layout == "cpu":
         raise UsageError(
@@ -121,7 +122,7 @@ def _halving(
     maxima = [
         {
             name: r.absmax
-            for name, r in measure_ranges(model, feeds, threads=options.threads, tick=watch.tick).items()
+            for name, r in measure_ranges(model, feeds, threads=options.threads, progress=watch).items()
         }
         for model, feeds in ((reference.template, samples.all_templates()), (reference.search, some))
     ]

@@ -54,7 +54,7 @@ def choose_parts(
     found = fp16.parts(model)
     wide = fp16.wide_nodes(model, maxima)
     watch.stage("FP16: which parts matter", (len(found) * (len(found) + 1) // 2 + 3) * len(samples))
-    error = StepError(model, samples, sure_above, threads, watch.tick)
+    error = StepError(model, samples, sure_above, threads, watch)
 
     def measured(names: Sequence[str]) -> float:
         nodes = {n for name in names for n in found[name]}.union(wide)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
-from collections.abc import Sequence as Seq
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,21 +13,21 @@ import numpy.typing as npt
 
 from sttrack_deploy.bundle import Bundle
 from sttrack_deploy.errors import UserError
-from sttrack_deploy.evaluation.datasets.folder import read_folder
 from sttrack_deploy.evaluation.runner import BundleTracker, run_sequence, run_sequences
-from sttrack_deploy.evaluation.sequence import Sequence, usable_truth
-from sttrack_deploy.evaluation.sequence_run import SequenceRun
 from sttrack_deploy.export.precision.options import Watch
 from sttrack_deploy.geometry import Box
+from sttrack_deploy.progress import SILENT, Progress
 from sttrack_deploy.runtime.tracker import Tracker, TrackResult
+from sttrack_deploy.sequences.datasets.folder import read_folder
+from sttrack_deploy.sequences.sequence import VideoSequence, usable_truth
+from sttrack_deploy.sequences.track_run import TrackRun
 from sttrack_deploy.verification.agreement import GATES, Agreement, Verdict, agree, judge
 from sttrack_deploy.verification.closed_loop import demo_sequence
 
-__all__ = ["DEMO", "GateData", "Gated", "Tick", "gate", "gate_data", "track"]
+__all__ = ["DEMO", "GateData", "Gated", "gate", "gate_data", "track"]
 
 DEMO = "the demo clip only"
 
-Tick = Callable[[int], None]
 """Told how many more frames are done."""
 
 
@@ -37,7 +36,7 @@ class GateData:
     """Annotated sequences and what to call them."""
 
     name: str
-    sequences: tuple[Sequence, ...]
+    sequences: tuple[VideoSequence, ...]
 
     @property
     def frames(self) -> int:
@@ -45,7 +44,7 @@ class GateData:
 
 
 @contextlib.contextmanager
-def gate_data(folders: Seq[Path]) -> Iterator[GateData]:
+def gate_data(folders: Sequence[Path]) -> Iterator[GateData]:
     """The annotated videos of some folders; without any the demo clip, rendered to files for as long as it is used.
 
     Raises:
@@ -64,9 +63,9 @@ def track(
     engine: str,
     data: GateData,
     threads: int | None = None,
-    tick: Tick = lambda _: None,
+    progress: Progress = SILENT,
     window: int = 0,
-) -> list[SequenceRun]:
+) -> list[TrackRun]:
     """Track every sequence from its first true box.
 
     Args:
@@ -80,10 +79,10 @@ def track(
     make = BundleTracker(bundle.path, engine, threads)
     if window:
         tracker = make()
-        return [run_sequence(_Restarted(tracker, s, window), s, tick) for s in data.sequences]
+        return [run_sequence(_Restarted(tracker, s, window), s, progress) for s in data.sequences]
     runs = []
-    for run in run_sequences(make, list(data.sequences), progress=tick):
-        if not isinstance(run, SequenceRun):
+    for run in run_sequences(make, list(data.sequences), progress=progress):
+        if not isinstance(run, TrackRun):
             raise UserError(f"{run.name} could not be tracked by {engine}: {run.error}")
         runs.append(run)
     return runs
@@ -92,7 +91,7 @@ def track(
 class _Restarted:
     """A tracker that is put back on the true box every so many frames."""
 
-    def __init__(self, tracker: Tracker, sequence: Sequence, window: int) -> None:
+    def __init__(self, tracker: Tracker, sequence: VideoSequence, window: int) -> None:
         self._tracker, self._truth, self._window = tracker, sequence.truth, window
         self._usable = usable_truth(sequence.truth)
         self._index = 0
@@ -111,7 +110,7 @@ class _Restarted:
 
 
 def gate(
-    name: str, data: GateData, reference: list[SequenceRun], candidate: list[SequenceRun]
+    name: str, data: GateData, reference: list[TrackRun], candidate: list[TrackRun]
 ) -> tuple[Agreement, Verdict]:
     """How far two runs agree, and whether that is enough for a precision of that name."""
     agreement = agree(data.sequences, reference, candidate)
@@ -129,11 +128,11 @@ class Gated:
 
     precision: str
     data: GateData
-    reference: list[SequenceRun]
+    reference: list[TrackRun]
 
     def judge(self, trial: Bundle, threads: int | None, watch: Watch) -> tuple[bool, dict[str, Any]]:
         """Closed loop of a converted bundle in ONNX Runtime: whether it passed, and what to record."""
-        candidate = track(trial, "onnxruntime", self.data, threads, watch.tick)
+        candidate = track(trial, "onnxruntime", self.data, threads, watch)
         agreement, verdict = gate(self.precision, self.data, self.reference, candidate)
         return verdict.passed, {
             "passed": verdict.passed,
@@ -143,6 +142,8 @@ class Gated:
             "frames": self.data.frames,
             "engine": "onnxruntime",
             "mean_iou": round(agreement.mean_iou, 5),
+            "share_lost": round(agreement.lost, 5),
+            "share_found": round(agreement.found, 5),
             "auc": round(agreement.auc, 5),
             "auc_pytorch": round(agreement.auc_reference, 5),
         }

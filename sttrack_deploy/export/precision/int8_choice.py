@@ -123,7 +123,7 @@ def plan_int8(
     groups = names if options.layers == "auto" else read_groups(options.layers, searched.layers)
     lost_below = source.manifest.tracking.lost_below
     watch.stage("ranges and smoothing", (len(METHODS) + 2) * len(some))
-    error = StepError(graphs.search, some, lost_below, options.threads, watch.tick)
+    error = StepError(graphs.search, some, lost_below, options.threads, watch)
     way, errors = _choose_way(searched, frozenset(groups), error, options, watch)
     found: SearchResult | None = None
     if options.layers == "auto":
@@ -174,9 +174,7 @@ def _calibrated(
     factors = smoothing_factors(model, layers, some, options.threads) if some else {}
     smoothed = smooth(model, layers, factors)
     wanted = activations(model, nodes) | activations(smoothed, nodes)
-    return _Ranged(
-        model, layers, measure_ranges(smoothed, feeds, wanted, options.threads, watch.tick), factors
-    )
+    return _Ranged(model, layers, measure_ranges(smoothed, feeds, wanted, options.threads, watch), factors)
 
 
 def _choose_way(
@@ -228,7 +226,7 @@ def _search(
     cost: Callable[[frozenset[str]], float] = measured_time if options.layout == "cpu" else work_left
     with gate_data(options.search_data) as data:
         watch.stage(f"search: FP32 on {data.name}", data.frames)
-        reference = track(source, "onnxruntime", data, options.threads, watch.tick, options.search_window)
+        reference = track(source, "onnxruntime", data, options.threads, watch, options.search_window)
 
         def closed_loop(groups: frozenset[str]) -> ClosedLoop:
             small = template.quantized(groups if options.template else frozenset(), way)
@@ -241,9 +239,7 @@ def _search(
                     tensorrt=options.layout == "portable",
                     weights=False,
                 )
-                candidate = track(
-                    trial, "onnxruntime", data, options.threads, watch.tick, options.search_window
-                )
+                candidate = track(trial, "onnxruntime", data, options.threads, watch, options.search_window)
             agreement, _ = gate("int8", data, reference, candidate)
             changes = [s.auc - s.auc_reference for s in agreement.sequences]
             # One sequence says nothing about chance.

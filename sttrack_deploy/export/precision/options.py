@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol
 from sttrack_deploy.bundle import Bundle
 from sttrack_deploy.export.precision.int8 import Layout
 from sttrack_deploy.export.precision.sensitivity import SearchResult
+from sttrack_deploy.progress import Progress
 
 __all__ = ["CONVERTED", "Outcome", "PrecisionName", "PrecisionOptions", "Watch"]
 
@@ -50,18 +51,8 @@ class PrecisionOptions:
     threads: int | None = 1
 
 
-class Watch(Protocol):
-    """Told what goes on, for a progress bar and lines on the terminal."""
-
-    def stage(self, name: str, total: int) -> None:
-        """Another piece of work begins, of so many ticks."""
-        ...
-
-    def tick(self, count: int = 1) -> None: ...
-
-    def note(self, text: str) -> None:
-        """A line worth keeping."""
-        ...
+class Watch(Progress, Protocol):
+    """Told what goes on, and what the search found."""
 
     def searched(self, result: SearchResult) -> None:
         """The sensitivity search is done."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,8 +12,9 @@ import onnx
 import onnxruntime
 from onnx import TensorProto
 
-from sttrack_deploy.engines.onnxruntime_session import session_options
+from sttrack_deploy.engines.onnxruntime.engine import session_options
 from sttrack_deploy.export.precision.thresholds import METHODS
+from sttrack_deploy.progress import SILENT, Progress
 
 __all__ = [
     "BINS",
@@ -94,14 +95,14 @@ def measure_ranges(
     samples: Iterable[Feeds],
     histograms: frozenset[str] = frozenset(),
     threads: int | None = None,
-    tick: Callable[[], None] = lambda: None,
+    progress: Progress = SILENT,
 ) -> dict[str, TensorRange]:
     """Run the float graph on samples, one at a time, and note the magnitude of every float tensor.
 
     Args:
         samples: inputs of the graph by name.
         histograms: tensors that need more than their largest magnitude.
-        tick: called after each sample.
+        progress: a step for each sample.
 
     Returns:
         by tensor name, graph inputs and outputs included, constants left out.
@@ -111,7 +112,7 @@ def measure_ranges(
         for name, value in values.items():
             if value.dtype.kind == "f":
                 ranges.setdefault(name, TensorRange()).add(value, name in histograms)
-        tick()
+        progress.advance()
     return ranges
 
 

@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from sttrack_deploy.bundle import Bundle
 from sttrack_deploy.calib.calibration_set import open_calibration
-from sttrack_deploy.calib.listening_engine import ListeningEngine
-from sttrack_deploy.engines.onnxruntime_engine import OnnxRuntimeEngine
+from sttrack_deploy.engines.onnxruntime.engine import OnnxRuntimeEngine
+from sttrack_deploy.engines.recording import RecordingEngine
 from sttrack_deploy.runtime.demo import DemoClip
 from sttrack_deploy.runtime.tracker import Tracker
 
@@ -61,15 +61,16 @@ def calibration_samples(path: Path, bundle: Bundle) -> Samples:
 def demo_samples(bundle: Bundle, every: int = 6) -> Samples:
     """Every so many frames of the demo clip, tracked by the bundle itself."""
     demo = DemoClip()
-    engine = ListeningEngine(OnnxRuntimeEngine(bundle), bundle)
+    engine = RecordingEngine(OnnxRuntimeEngine(bundle))
     tracker = Tracker(bundle, engine)
     tracker.init(demo.frame(0), demo.truth[0])
-    templates, searches = [_batched(engine.template, bundle)], []
+    assert engine.start is not None
+    templates, searches = [_batched(engine.start.inputs(), bundle)], []
     for number, frame in enumerate(demo.frames(range(1, len(demo.truth)))):
-        engine.listening = number % every == 0
+        engine.enabled = number % every == 0
         tracker.update(frame.image)
-        if engine.listening:
-            searches.append(_batched(engine.search, bundle))
+        if engine.enabled and engine.last is not None:
+            searches.append(_batched(engine.last.inputs(bundle.manifest.state), bundle))
     facts = {"set": "the demo clip", "samples": len(searches)}
     return Samples(searches.__getitem__, len(searches), templates.__getitem__, len(templates), facts)
 

@@ -6,7 +6,7 @@ what layers are ranked by. The closed loop then decides.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ import onnx
 from sttrack_deploy.bundle import BOX, CONFIDENCE
 from sttrack_deploy.export.precision.ranges import Feeds, open_model
 from sttrack_deploy.geometry import iou
+from sttrack_deploy.progress import SILENT, Progress
 
 __all__ = ["StepError"]
 
@@ -37,10 +38,10 @@ class StepError:
         samples: Sequence[Feeds],
         sure_above: float = 0.0,
         threads: int | None = None,
-        tick: Callable[[], None] = lambda: None,
+        progress: Progress = SILENT,
     ) -> None:
         self._threads = threads
-        self._tick = tick
+        self._progress = progress
         boxes, confidences = self._run(reference, samples, optimized=True)
         sure = np.array([c.min() >= sure_above for c in confidences])
         if not sure.any():
@@ -73,7 +74,7 @@ class StepError:
             box, confidence = session.run([BOX, CONFIDENCE], dict(feeds))
             boxes.append(np.asarray(box, np.float64))
             confidences.append(np.asarray(confidence, np.float64))
-            self._tick()
+            self._progress.advance()
         return boxes, confidences
 
 

@@ -1,1 +1,1 @@
-"""The trainer and what feeds it. Start at :mod:`.trainer` (the loop) and :mod:`.synthetic` (the clips)."""
+"""The trainer and what feeds it. Start at :mod:`.trainer` (the loop) and :mod:`.clips` (what it feeds on)."""

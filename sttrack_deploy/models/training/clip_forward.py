@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 from sttrack_deploy.models.head import Corners
 from sttrack_deploy.models.network import SearchEncoding, STTrack
-from sttrack_deploy.models.training.clips import ClipBatch
+from sttrack_deploy.models.training.clips.batch import ClipBatch
 
 __all__ = ["ClipNetwork", "ClipPrediction", "LikenessProbe", "forward_clip"]
 
 
 class LikenessProbe(nn.Module):
-    """Scale and offset that turn likeness to the temporal query into a logit; used in training only."""
+    """Scale and offset that turn similarity to the temporal query into a logit; used in training only."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class ClipPrediction(NamedTuple):
     """Predictions for ``B * T`` frames, frame index fastest, and the probe's logits ``(B * T, cells^2)``."""
 
     corners: Corners
-    likeness: Tensor
+    similarity: Tensor
 
 
 def forward_clip(

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sttrack_deploy.evaluation.reporting.plot_style import Plot, drawing, new_figure, tracker_style
 from sttrack_deploy.files import atomic_path
 from sttrack_deploy.models.training.training_log import read_log
+from sttrack_deploy.plotting import Plot, drawing, new_figure, tracker_style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -25,7 +25,7 @@ class LossWeights:
             ``reference/semantics.md``: the published names are swapped).
         corner: divergence of the corner maps from where the corners are; from the uniform map where the
             target is absent, which is what gives the confidence its meaning.
-        foreground: which cells lie on the target, from their likeness to the temporal query.
+        foreground: which cells lie on the target, from their similarity to the temporal query.
         over_frames: the frames of a clip are averaged (``mean``), or added up as published (``sum``).
     """
 
@@ -95,7 +95,7 @@ def grade(
     box: Tensor,
     score_top_left: Tensor,
     score_bottom_right: Tensor,
-    likeness: Tensor,
+    similarity: Tensor,
     truth: Tensor,
     present: Tensor,
     weights: LossWeights,
@@ -107,7 +107,7 @@ def grade(
     Args:
         box: predicted ``(N, 4)`` x1 y1 x2 y2 over the crop's side.
         score_top_left, score_bottom_right: logits ``(N, cells, cells)``.
-        likeness: logits ``(N, cells^2)`` of each cell lying on the target.
+        similarity: logits ``(N, cells^2)`` of each cell lying on the target.
         truth: ``(N, 4)``, like ``box``; ignored where not ``present``.
         present: bool ``(N,)``.
         weights: of the terms.
@@ -134,7 +134,7 @@ def grade(
         divergence = divergence + F.kl_div(log_probability, target, reduction="batchmean")
     # Few cells are foreground: weigh both classes alike.
     rarity = (target_cells.numel() / foreground_number.clamp(min=1e-6) - 1).clamp(max=20)
-    foreground = F.binary_cross_entropy_with_logits(likeness.float(), target_cells, pos_weight=rarity)
+    foreground = F.binary_cross_entropy_with_logits(similarity.float(), target_cells, pos_weight=rarity)
     scale = frames if weights.over_frames == "sum" else 1
     total = scale * (
         weights.giou * giou_loss

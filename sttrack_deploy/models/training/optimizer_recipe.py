@@ -60,7 +60,7 @@ class OptimizerRecipe:
                 f"one of steps and samples gives the schedule's length and the other is 0, not steps = {self.steps} "
                 f"and samples = {self.samples}"
             )
-        _check("accumulate", self.accumulate, self.accumulate >= 1, "1 or more")
+        _check("accumulate", self.accumulate, 1 <= self.accumulate <= 10_000, "from 1 to 10000")
         _check("learning_rate", self.learning_rate, 0 < self.learning_rate <= 1, "above 0 and at most 1")
         _check("drop_at", self.drop_at, 0 < self.drop_at <= 1, "above 0 and at most 1")
         _check("drop_factor", self.drop_factor, 0 < self.drop_factor <= 1, "above 0 and at most 1")

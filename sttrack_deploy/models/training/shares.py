@@ -17,7 +17,7 @@ from dataclasses import fields
 
 import torch
 
-from sttrack_deploy.models.training.clips import ClipBatch, ClipSource, concatenate, seeded
+from sttrack_deploy.models.training.clips.batch import ClipBatch, ClipSource, concatenate, seeded
 
 __all__ = ["ClipFeed", "Prefetched"]
 

@@ -19,16 +19,16 @@ from sttrack_deploy.errors import MissingDependencyError, UserError
 from sttrack_deploy.models.network import STTrack
 from sttrack_deploy.models.training.checkpoints import CheckpointFolder, check_belongs, unpack
 from sttrack_deploy.models.training.clip_forward import ClipNetwork, LikenessProbe
-from sttrack_deploy.models.training.clips import ClipBatch, ClipSource, seeded
+from sttrack_deploy.models.training.clips.batch import ClipBatch, ClipSource, seeded
 from sttrack_deploy.models.training.curves import CURVES, draw_curves
 from sttrack_deploy.models.training.distributed import ALONE, Processes
+from sttrack_deploy.models.training.initialization import fresh_network
 from sttrack_deploy.models.training.losses import grade
 from sttrack_deploy.models.training.meter import Meter
 from sttrack_deploy.models.training.optimizer import Optimizer, freeze_parts, train_mode
 from sttrack_deploy.models.training.recipe import Recipe
 from sttrack_deploy.models.training.schedule import learning_rate_at
 from sttrack_deploy.models.training.shares import ClipFeed, Prefetched
-from sttrack_deploy.models.training.starting import fresh_network
 from sttrack_deploy.models.training.stopping import StopRequest
 from sttrack_deploy.models.training.synced_norm import synchronise_batch_norm
 from sttrack_deploy.models.training.training_log import LOG, Progress, TrainingLog, Validation
@@ -224,7 +224,7 @@ class Trainer:
                     corners.box.float(),
                     corners.score_top_left,
                     corners.score_bottom_right,
-                    prediction.likeness,
+                    prediction.similarity,
                     clip.box.flatten(0, 1),
                     clip.present.flatten(),
                     recipe.losses,

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sttrack_deploy.evaluation.confidence import auroc
+from sttrack_deploy.metrics import auroc
 from sttrack_deploy.models.network import STTrack
 from sttrack_deploy.models.training.clip_forward import LikenessProbe, forward_clip
-from sttrack_deploy.models.training.clips import ClipBatch
+from sttrack_deploy.models.training.clips.batch import ClipBatch
 from sttrack_deploy.models.training.distributed import ALONE, Processes
 from sttrack_deploy.models.training.losses import generalized_iou
 from sttrack_deploy.models.training.training_log import Validation

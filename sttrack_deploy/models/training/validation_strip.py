@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from sttrack_deploy.evaluation.reporting.plot_style import tracker_style
 from sttrack_deploy.files import atomic_path
-from sttrack_deploy.models.training.clips import ClipBatch
+from sttrack_deploy.models.training.clips.batch import ClipBatch
 from sttrack_deploy.models.training.losses import generalized_iou
 from sttrack_deploy.models.training.validation import Predictions
+from sttrack_deploy.plotting import tracker_style
 
 __all__ = ["STRIP", "draw_validation_strip"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,10 +13,10 @@ from typing import Any
 import gpu_contract
 import numpy as np
 import pytest
-from conftest import SHARED
 from fake_cuda import FakeGpu, Misuse
 from fake_tensorrt import FakeTensorRT, Segfault
 from gpu_contract import cuda_contract, overloads, tensorrt_contract
+from shared_folder import SHARED
 
 import sttrack_deploy.engines
 
@@ -33,6 +34,29 @@ CLASSES = {
     "context": "IExecutionContext",
     "_context": "IExecutionContext",
     "_contexts": "IExecutionContext",
+    "runtime": "Runtime",
+    "settings": "IRuntimeConfig",
+    "_cache": "IRuntimeCache",
+}
+
+# Used only where the flavor is portable.
+RTX_ONLY = {
+    "ComputeCapability",
+    "CudaGraphStrategy",
+    "DynamicShapesKernelSpecializationStrategy",
+    "EngineInvalidityDiagnostics",
+    "EngineValidity",
+    "is_stream_capturable",
+    "num_compute_capabilities",
+    "set_compute_capability",
+    "set_execution_context_allocation_strategy",
+    "cuda_graph_strategy",
+    "dynamic_shapes_kernel_specialization_strategy",
+    "create_runtime_config",
+    "create_runtime_cache",
+    "set_runtime_cache",
+    "get_engine_validity",
+    "engine_header_size",
 }
 
 
@@ -58,29 +82,37 @@ def used_members(name: str) -> set[tuple[str, ...]]:
     return chains
 
 
-@pytest.mark.parametrize("major", ["10", "11"])
+@pytest.mark.parametrize("major", ["10", "11", "rtx"])
 def test_every_name_of_tensorrt_that_we_use_exists(major: str) -> None:
     contract = tensorrt_contract(major)
     names = used_members("trt")
     assert len(names) > 15
     for first, *rest in names:
+        if major != "rtx" and first in RTX_ONLY:
+            continue
         if first in contract["__functions__"] or first in contract["__constants__"]:
             continue
         members = contract[first]
-        if rest:
+        if rest and not rest[0].startswith("__"):
             assert rest[0] in members, f"tensorrt.{first}.{rest[0]} in {major}"
             inner = members[rest[0]]
             if len(rest) > 1 and isinstance(inner, dict):
                 assert rest[1] in inner
 
 
-@pytest.mark.parametrize("major", ["10", "11"])
+@pytest.mark.parametrize("major", ["10", "11", "rtx"])
 def test_every_member_that_we_call_exists(major: str) -> None:
     contract = tensorrt_contract(major)
     checked = 0
     for variable, owner in CLASSES.items():
+        if owner not in contract:
+            assert major != "rtx"
+            assert owner in ("IRuntimeConfig", "IRuntimeCache")
+            continue
         for chain in used_members(variable):
             if variable == "engine" and chain[0] in ("spec", "engine"):
+                continue
+            if major != "rtx" and chain[0] in RTX_ONLY:
                 continue
             assert chain[0] in contract[owner], f"{owner}.{chain[0]} in {major}"
             checked += 1
@@ -94,8 +126,40 @@ def test_every_name_of_cuda_that_we_use_exists(major: str) -> None:
     assert len(names) > 20
     for first, *rest in names:
         assert first in contract
-        if rest:
+        if rest and not rest[0].startswith("__"):
             assert rest[0] in contract[first]
+
+
+def test_the_live_module_is_what_the_contract_says() -> None:
+    """TensorRT for RTX can be imported without a GPU: its classes, members, enums and signatures are the listing's."""
+    module = pytest.importorskip("tensorrt_rtx", reason='install it: pip install "sttrack-deploy[rtx]"')
+    contract = tensorrt_contract("rtx")
+    if module.__version__ != contract["__constants__"]["__version__"]:
+        pytest.skip(f"tensorrt_rtx {module.__version__} is not the version of the listing")
+    checked = 0
+    for path, members in contract.items():
+        if path.startswith("__"):
+            continue
+        live = functools.reduce(getattr, path.split("."), module)
+        if members.get("__kind__") == "enum":
+            assert {k: int(v) for k, v in live.__members__.items()} == {
+                k: v for k, v in members.items() if isinstance(v, int)
+            }, path
+            continue
+        for member, text in members.items():
+            if member.startswith("__") or not isinstance(text, str) or member not in vars(live):
+                assert isinstance(text, dict) or hasattr(live, member) or member.startswith("__"), (
+                    path,
+                    member,
+                )
+                continue
+            if text.startswith("(") and not isinstance(vars(live)[member], staticmethod):
+                first = overloads(text)[0]
+                shown = (vars(live)[member].__doc__ or "").partition("\n")[0]
+                for parameter in (p for p in first if p.name.isidentifier()):
+                    assert parameter.name in shown or " | " in text, (path, member, shown)
+            checked += 1
+    assert checked > 500
 
 
 def test_no_number_of_an_enum_is_written_down() -> None:
@@ -113,6 +177,7 @@ def test_the_committed_contract_is_what_the_facts_say() -> None:
     listings = {
         "10": json.loads((facts / "tensorrt_api_10.json").read_text()),
         "11": json.loads((facts / "tensorrt_api_11.4.json").read_text()),
+        "rtx": json.loads((facts / "tensorrt_rtx_api_1.7.json").read_text()),
     }
     cuda: dict[str, Any] = {}
     for major in ("12", "13"):  # these were listed by importing cuda-bindings: kept as they are
@@ -127,7 +192,7 @@ def test_the_committed_contract_is_what_the_facts_say() -> None:
     assert gpu_contract.distil(listings, cuda) == gpu_contract.CONTRACT.read_text()
 
 
-@pytest.mark.parametrize("major", ["10", "11"])
+@pytest.mark.parametrize("major", ["10", "11", "rtx"])
 def test_every_signature_can_be_read(major: str) -> None:
     signatures = [
         text

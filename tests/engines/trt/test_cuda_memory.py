@@ -15,9 +15,8 @@ from gpu_contract import cuda_contract
 from recurrent_bundle import crops, write_recurrent_bundle
 
 from sttrack_deploy.engines.building import BuildOptions, SilentReport, builder_of
-from sttrack_deploy.engines.cuda.memory import open_cuda
-from sttrack_deploy.engines.cuda.tensor_group import ALIGNMENT, TensorGroup
-from sttrack_deploy.engines.registry import create_engine
+from sttrack_deploy.engines.cuda.memory import ALIGNMENT, TensorGroup, open_cuda
+from sttrack_deploy.engines.registry import load_engine
 from sttrack_deploy.errors import MissingDependencyError, UsageError, UserError
 
 pytest_plugins = ["gpu_double"]
@@ -153,7 +152,7 @@ def test_tracking_with_pycuda(
     template, frames = crops(0, 5)
     boxes = []
     for name in ("tensorrt", "onnxruntime"):
-        engine = create_engine(name, bundle)
+        engine = load_engine(name, bundle)
         state = engine.initial_state(*template)
         for frame in frames:
             prediction, state = engine.step(*frame, state)

@@ -18,7 +18,7 @@ from recurrent_bundle import write_recurrent_bundle
 
 from sttrack_deploy.bundle import Bundle
 from sttrack_deploy.engines.building import BatchRange, BuildOptions, BuiltEngine, SilentReport, builder_of
-from sttrack_deploy.engines.shelf import engines_shelf
+from sttrack_deploy.engines.cache import engine_cache
 from sttrack_deploy.engines.tensorrt.plan_file import plan_folder
 from sttrack_deploy.errors import MissingDependencyError, UsageError, UserError
 from sttrack_deploy.files import sha256_of
@@ -178,7 +178,7 @@ def test_interrupted(trt: FakeTensorRT, bundle: Bundle) -> None:
 
 def test_the_timing_cache(trt: FakeTensorRT, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     build(bundle)
-    (path,) = (engines_shelf() / "timing").iterdir()
+    (path,) = (engine_cache() / "timing").iterdir()
     assert trt.version in path.name
     assert "Imaginary" in path.name
     first = path.read_bytes()
@@ -210,8 +210,8 @@ def test_a_build_that_fails(trt: FakeTensorRT, bundle: Bundle) -> None:
     assert not plan_folder(bundle).exists()
 
 
-def test_a_full_disk(trt: FakeTensorRT, bundle: Bundle, tmp_path: Path) -> None:
-    (tmp_path / "shelf").write_text("in the way")
+def test_an_engine_cache_that_cannot_be_made(trt: FakeTensorRT, bundle: Bundle) -> None:
+    engine_cache().write_text("in the way")
     with pytest.raises(UserError, match="cannot write"):
         build(bundle)
 

@@ -15,7 +15,7 @@ from recurrent_bundle import crops, write_recurrent_bundle
 
 from sttrack_deploy.bundle import Bundle
 from sttrack_deploy.engines.building import BatchRange, BuildOptions, SilentReport, builder_of
-from sttrack_deploy.engines.registry import create_engine
+from sttrack_deploy.engines.registry import load_engine
 from sttrack_deploy.engines.tensorrt.plan_file import UnfitPlanError, plan_folder
 from sttrack_deploy.files import sha256_of
 
@@ -39,7 +39,7 @@ def build(bundle: Bundle, **options: Any) -> None:
 
 def refusal(bundle: Bundle) -> str:
     with pytest.raises(UnfitPlanError) as caught:
-        create_engine("tensorrt", bundle)
+        load_engine("tensorrt", bundle)
     text = str(caught.value)
     assert "\n" not in text
     assert text.endswith(f": sttrack-build-engine {bundle.path} --target tensorrt --rebuild")
@@ -59,7 +59,7 @@ def forge(folder: Path, data: bytes) -> None:
 
 
 def test_none(trt: FakeTensorRT, bundle: Bundle) -> None:
-    assert "there are no TensorRT plans in" in refusal(bundle)
+    assert "there are no plans in" in refusal(bundle)
 
 
 def test_a_file_is_missing(folder: Path, bundle: Bundle) -> None:
@@ -72,12 +72,12 @@ def test_cut_short(folder: Path, bundle: Bundle) -> None:
     (folder / "search.plan").write_bytes(data[:-100])
     assert "altered or cut short" in refusal(bundle)
     (folder / "search.plan").write_bytes(data[:10])
-    assert "is not a TensorRT plan" in refusal(bundle)
+    assert "is not a plan of TensorRT" in refusal(bundle)
 
 
 def test_not_a_plan(folder: Path, bundle: Bundle) -> None:
     forge(folder, bundle.search_path.read_bytes())
-    assert "is not a TensorRT plan (it starts with b'\\x08" in refusal(bundle)
+    assert "is not a plan of TensorRT (it starts with b'\\x08" in refusal(bundle)
 
 
 def test_the_header_is_of_another_version(trt: FakeTensorRT, folder: Path, bundle: Bundle) -> None:
@@ -94,7 +94,7 @@ def test_tensorrt_refuses_it(trt: FakeTensorRT, folder: Path, bundle: Bundle) ->
 
 def test_the_plan_is_another_graphs(folder: Path, bundle: Bundle) -> None:
     forge(folder, (folder / "template.plan").read_bytes())
-    assert "'box' is absent in the plan, output float32 [1, 4] in the manifest" in refusal(bundle)
+    assert "'box' is absent there, output float32 [1, 4] in the manifest" in refusal(bundle)
 
 
 def test_another_version(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,7 +113,7 @@ def test_a_later_version_runs_version_compatible_plans(
     build(bundle, version_compatible=True)
     install(monkeypatch, "11")
     template, _ = crops(0, 0)
-    create_engine("tensorrt", bundle).initial_state(*template)
+    load_engine("tensorrt", bundle).initial_state(*template)
     build(bundle, version_compatible=True, force=True)
     install(monkeypatch, "10")
     assert "need TensorRT 11.4.0.106 or later, this is 10.16.1.11" in refusal(bundle)
@@ -134,7 +134,7 @@ def test_another_gpu(
     build(bundle, hardware_compatible=compatible)
     trt.gpu.name, trt.gpu.capability = name, capability
     if fits:
-        create_engine("tensorrt", bundle)
+        load_engine("tensorrt", bundle)
         return
     text = refusal(bundle)
     assert "are for NVIDIA Imaginary 1000 (compute capability 8.9)" in text
@@ -175,7 +175,7 @@ def test_the_command_asks_for_the_same_batch(trt: FakeTensorRT, tmp_path: Path) 
     build(bundle, batch=BatchRange(1, 4, 8))
     trt.gpu.capability = (9, 0)
     with pytest.raises(UnfitPlanError, match=r"--target tensorrt --batch 1,4,8 --rebuild$"):
-        create_engine("tensorrt", bundle)
+        load_engine("tensorrt", bundle)
 
 
 def test_rebuilt_on_request(
@@ -184,7 +184,7 @@ def test_rebuilt_on_request(
     (folder / "search.plan").write_bytes(b"")
     monkeypatch.setenv("STTRACK_REBUILD", "1")
     template, frames = crops(0, 1)
-    engine = create_engine("tensorrt", bundle)
+    engine = load_engine("tensorrt", bundle)
     prediction, _ = engine.step(*frames[0], engine.initial_state(*template))
     assert prediction.box.shape == (1, 4)
     for event, facts in trt.events:
@@ -198,5 +198,5 @@ def test_rebuilt_with_the_options_it_had(
     build(bundle, batch=BatchRange(1, 4, 8), optimization_level=2)
     trt.gpu.capability = (9, 0)
     monkeypatch.setenv("STTRACK_REBUILD", "1")
-    create_engine("tensorrt", bundle).initial_state(*crops(0, 0, batch=8)[0])
+    load_engine("tensorrt", bundle).initial_state(*crops(0, 0, batch=8)[0])
     assert [facts["level"] for _, facts in trt.events] == [2, 2, 2, 2]

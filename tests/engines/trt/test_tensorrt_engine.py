@@ -15,9 +15,8 @@ from recurrent_bundle import crops, write_recurrent_bundle
 from sttrack_deploy.bundle import Bundle
 from sttrack_deploy.engines.base import Engine
 from sttrack_deploy.engines.building import BatchRange, BuildOptions, SilentReport, builder_of
-from sttrack_deploy.engines.registry import create_engine
+from sttrack_deploy.engines.registry import load_engine
 from sttrack_deploy.errors import UsageError, UserError
-from sttrack_deploy.verification.engine_state import given_state, read_state
 
 pytest_plugins = ["gpu_double"]
 
@@ -50,12 +49,12 @@ def build(bundle: Bundle, **options: Any) -> None:
 @pytest.fixture
 def engine(trt: FakeTensorRT, bundle: Bundle) -> Engine:
     build(bundle)
-    return create_engine("tensorrt", bundle)
+    return load_engine("tensorrt", bundle)
 
 
 @pytest.fixture
 def reference(bundle: Bundle) -> Engine:
-    return create_engine("onnxruntime", bundle, threads=1)
+    return load_engine("onnxruntime", bundle, threads=1)
 
 
 @pytest.fixture(scope="module")
@@ -92,8 +91,8 @@ def test_the_tracking_network(trt: FakeTensorRT, tiny_bundle: Bundle) -> None:
     for _ in range(7):
         image, mask = search_input(TINY, 1, generator)
         clip.frames.append((image.numpy(), mask.numpy()))
-    expected = track(create_engine("onnxruntime", tiny_bundle, threads=1), clip)
-    assert track(create_engine("tensorrt", tiny_bundle), clip) == pytest.approx(expected, abs=1e-6)
+    expected = track(load_engine("onnxruntime", tiny_bundle, threads=1), clip)
+    assert track(load_engine("tensorrt", tiny_bundle), clip) == pytest.approx(expected, abs=1e-6)
     assert np.ptp(expected, axis=0).max() > 1e-3
 
 
@@ -134,7 +133,7 @@ def test_a_track_that_ended_leaves_its_buffers_to_the_next(
 def test_an_engine_gives_everything_back(trt: FakeTensorRT, bundle: Bundle) -> None:
     build(bundle)
     before = trt.gpu.held
-    track(create_engine("tensorrt", bundle), Clip(7))
+    track(load_engine("tensorrt", bundle), Clip(7))
     gc.collect()
     assert trt.gpu.held == before == (0, 0, 0, 0)
 
@@ -199,8 +198,8 @@ def test_too_little_memory(trt: FakeTensorRT, engine: Engine) -> None:
 
 def test_a_batch_of_any_size(trt: FakeTensorRT, dynamic_bundle: Bundle) -> None:
     build(dynamic_bundle, batch=BatchRange(1, 2, 4))
-    engine = create_engine("tensorrt", dynamic_bundle)
-    reference = create_engine("onnxruntime", dynamic_bundle, threads=1)
+    engine = load_engine("tensorrt", dynamic_bundle)
+    reference = load_engine("onnxruntime", dynamic_bundle, threads=1)
     for batch in (3, 1):
         clip = Clip(13, frames=4, batch=batch)
         assert track(engine, clip) == pytest.approx(track(reference, clip), abs=1e-6)
@@ -211,7 +210,7 @@ def test_a_batch_of_any_size(trt: FakeTensorRT, dynamic_bundle: Bundle) -> None:
         engine.step(*Clip(13, frames=1, batch=3).frames[0], one)
 
 
-def test_looking_into_the_state(engine: Engine, reference: Engine, bundle: Bundle) -> None:
+def test_a_state_moves_between_engines(engine: Engine, reference: Engine) -> None:
     clip = Clip(14)
     states = []
     for one in (engine, reference):
@@ -219,13 +218,11 @@ def test_looking_into_the_state(engine: Engine, reference: Engine, bundle: Bundl
         for frame in clip.frames[:3]:
             _, state = one.step(*frame, state)
         states.append(state)
-    seen, expected = read_state(engine, bundle, states[0]), read_state(reference, bundle, states[1])
-    assert seen is not None
-    assert expected is not None
+    seen, expected = engine.export_state(states[0]), reference.export_state(states[1])
     assert {name: value.dtype for name, value in seen.items()} == {n: v.dtype for n, v in expected.items()}
     for name, value in expected.items():
         assert seen[name] == pytest.approx(value, abs=1e-5), name
-    written = given_state(engine, bundle, states[0], expected)
+    written = engine.import_state(expected)
     ours, _ = engine.step(*clip.frames[3], written)
     theirs, _ = reference.step(*clip.frames[3], states[1])
     assert ours.box == pytest.approx(theirs.box, abs=1e-6)

@@ -53,7 +53,7 @@ def test_the_first_prediction_is_the_truth_and_empty_ones_copy_the_one_before():
 
 
 def test_an_empty_prediction_copies_that_of_an_absent_frame():
-    # The toolkit mends first and drops the absent frames then.
+    # The toolkit fixes first and drops the absent frames then.
     result = curves([BOX, APART, [0.0] * 4], [BOX] * 3, absent=[False, True, False])
     assert result.success[0] == pytest.approx(1 / 3)
 

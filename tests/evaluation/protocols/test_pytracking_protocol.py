@@ -123,7 +123,7 @@ def test_an_empty_second_prediction_copies_the_first_as_it_was_predicted():
 
 
 def test_an_empty_prediction_is_copied_on_from_an_absent_frame():
-    # pytracking does not mend it where the truth is NaN, so the frame after copies an empty box.
+    # pytracking does not fix it where the truth is NaN, so the frame after copies an empty box.
     empty = [3.0, 3.0, 0.0, 0.0]
     assert curves([BOX, empty, empty], [BOX, NAN, BOX]).success[0] == pytest.approx(1 / 3)
 

@@ -12,13 +12,14 @@ from pathlib import Path
 
 import pytest
 from fake_reports import PICKY, PYTRACKING, report, run, sequence, three_trackers
+from progress_log import ProgressLog
 
 from sttrack_deploy import __version__
 from sttrack_deploy.errors import MissingDependencyError, UserError
 from sttrack_deploy.evaluation.comparison import Comparison
 from sttrack_deploy.evaluation.report import FPS_NOTE
 from sttrack_deploy.evaluation.reporting.html_report import write_html
-from sttrack_deploy.evaluation.sequence_run import SequenceFailure
+from sttrack_deploy.sequences.track_run import SequenceFailure
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
@@ -206,13 +207,13 @@ def test_one_tracker_has_no_differences(tmp_path: Path) -> None:
 
 
 def test_without_the_frames_there_is_everything_but_pictures(tmp_path: Path) -> None:
-    told: list[str] = []
-    page = page_of(three_trackers(), tmp_path / "r.html", progress=told.append)
+    log = ProgressLog()
+    page = page_of(three_trackers(), tmp_path / "r.html", progress=log)
     assert page.all("img") == []
-    assert any(text.startswith("No pictures: cannot open the video") for text in page.texts["p"])
+    assert any(text.startswith("No pictures: cannot read nowhere/") for text in page.texts["p"])
     assert any("IoU and confidence over time" in text for text in page.texts["svg"])
-    assert told[0] == "plots"
-    assert any(step.startswith("pictures of ") for step in told)
+    assert log.stages[0] == "plots"
+    assert any(step.startswith("pictures of ") for step in log.stages)
 
 
 def test_the_same_report_is_the_same_page(tmp_path: Path) -> None:

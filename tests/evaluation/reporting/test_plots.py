@@ -13,7 +13,6 @@ from fake_reports import PICKY, PYTRACKING, report, run, sequence, three_tracker
 
 from sttrack_deploy.errors import MissingDependencyError
 from sttrack_deploy.evaluation.comparison import Comparison
-from sttrack_deploy.evaluation.reporting.plot_style import tracker_style
 from sttrack_deploy.evaluation.reporting.plots import (
     attribute_plot,
     calibration_plot,
@@ -23,6 +22,7 @@ from sttrack_deploy.evaluation.reporting.plots import (
     timeline_plot,
     write_plots,
 )
+from sttrack_deploy.plotting import tracker_style
 
 pytest.importorskip("matplotlib")
 

@@ -10,13 +10,13 @@ from rich.console import Console
 from sttrack_deploy.evaluation.protocols import DEFAULT_PROTOCOL, PROTOCOLS
 from sttrack_deploy.evaluation.report import Report, score_run
 from sttrack_deploy.evaluation.reporting.tables import report_notes, report_table
-from sttrack_deploy.evaluation.sequence import Sequence
-from sttrack_deploy.evaluation.sequence_run import SequenceRun
+from sttrack_deploy.sequences.sequence import VideoSequence
+from sttrack_deploy.sequences.track_run import TrackRun
 
 
 def report(name: str) -> Report:
-    sequence = Sequence(name, Path("x"), truth_of(12))
-    scored = score_run(SequenceRun(name, sequence.truth), sequence, [DEFAULT_PROTOCOL])
+    sequence = VideoSequence(name, Path("x"), truth_of(12))
+    scored = score_run(TrackRun(name, sequence.truth), sequence, [DEFAULT_PROTOCOL])
     return Report("a tracker", "data", (DEFAULT_PROTOCOL,), (scored,), planned=1)
 
 
@@ -39,7 +39,7 @@ def test_no_word_is_cut_and_the_headline_stays(width):
 
 def test_other_protocols_are_named_below():
     both = (DEFAULT_PROTOCOL, PROTOCOLS["trackingnet"])
-    sequence = Sequence("a", Path("x"), truth_of(5))
-    scored = score_run(SequenceRun("a", sequence.truth), sequence, both)
+    sequence = VideoSequence("a", Path("x"), truth_of(5))
+    scored = score_run(TrackRun("a", sequence.truth), sequence, both)
     notes = report_notes(Report("a tracker", "data", both, (scored,), planned=1))
     assert notes == ["by protocol trackingnet: AUC 1.000  P 1.000  NP 1.000  OP50 1.000  OP75 1.000"]

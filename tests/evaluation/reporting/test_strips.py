@@ -16,23 +16,23 @@ from sttrack_deploy.errors import UserError
 from sttrack_deploy.evaluation.comparison import Comparison
 from sttrack_deploy.evaluation.report import SequenceReport, score_run
 from sttrack_deploy.evaluation.reporting import strips
-from sttrack_deploy.evaluation.reporting.moments import stretches, telling_frames
-from sttrack_deploy.evaluation.reporting.plot_style import tracker_style
+from sttrack_deploy.evaluation.reporting.key_frames import find_key_frames, stretches
 from sttrack_deploy.evaluation.reporting.strips import picture_strip
-from sttrack_deploy.evaluation.sequence import Sequence, frames_of
-from sttrack_deploy.evaluation.sequence_run import SequenceRun
+from sttrack_deploy.plotting import tracker_style
+from sttrack_deploy.sequences.sequence import VideoSequence, frames_of
+from sttrack_deploy.sequences.track_run import TrackRun
 
 GREEN = (70, 220, 60)
 
 
-def scored(data: Sequence, result: SequenceRun) -> SequenceReport:
+def scored(data: VideoSequence, result: TrackRun) -> SequenceReport:
     return score_run(result, data, [PYTRACKING])
 
 
 def reasons(each: SequenceReport, count: int = 5) -> dict[int, str]:
-    moments = telling_frames(each, count)
-    assert [moment.frame for moment in moments] == sorted({moment.frame for moment in moments})
-    return {moment.frame: moment.reason for moment in moments}
+    chosen = find_key_frames(each, count)
+    assert [key.frame for key in chosen] == sorted({key.frame for key in chosen})
+    return {key.frame: key.reason for key in chosen}
 
 
 def decoded(jpeg: bytes) -> np.ndarray:
@@ -45,7 +45,7 @@ def shows(picture: np.ndarray, bgr: tuple[int, int, int]) -> bool:
     return bool((np.abs(picture.astype(int) - bgr).max(axis=2) < 25).sum() > 20)
 
 
-def one(folder: Path, result: SequenceRun, data: Sequence) -> strips.Strip:
+def one(folder: Path, result: TrackRun, data: VideoSequence) -> strips.Strip:
     del folder
     return picture_strip(Comparison.of([report("x", [(data, result)])]), data.name)
 
@@ -96,9 +96,9 @@ def test_a_good_run_shows_its_lowest_frames_well_apart() -> None:
 @pytest.mark.parametrize("frames", [1, 2, 3, 5, 6])
 def test_short_sequences_show_what_there_is(frames: int) -> None:
     data = sequence("a", frames=frames)
-    assert len(telling_frames(scored(data, run(data)))) == min(5, frames)
+    assert len(find_key_frames(scored(data, run(data)))) == min(5, frames)
     unseen = sequence("b", frames=frames, absent=tuple(range(1, frames)))
-    assert len(telling_frames(scored(unseen, run(unseen)))) == min(5, frames)
+    assert len(find_key_frames(scored(unseen, run(unseen)))) == min(5, frames)
 
 
 def test_stretches() -> None:
@@ -110,16 +110,16 @@ def test_a_strip_shows_truth_and_trackers(tmp_path: Path) -> None:
     compared = three_trackers(tmp_path)
     strip = picture_strip(compared, "open")
     assert strip.focus == 2
-    assert [tile.moment.reason for tile in strip.tiles][:2] == ["before it fails", "fails here"]
+    assert [tile.key.reason for tile in strip.tiles][:2] == ["before it fails", "fails here"]
     for tile in strip.tiles:
         assert tile.picture.shape == (240, 320, 3)
         assert [said.label for said in tile.said] == ["good", "shifted", "failing"]
         assert shows(tile.picture, GREEN)
         assert shows(tile.picture, tracker_style(1).bgr)
         truth = compared.reports[0].sequences[0]
-        assert tile.said[0].overlap == truth.overlap[tile.moment.frame]
+        assert tile.said[0].overlap == truth.overlap[tile.key.frame]
         assert tile.said[2].confidence is None
-        assert f"frame {tile.moment.frame}" in tile.alt
+        assert f"frame {tile.key.frame}" in tile.alt
     whole = decoded(strip.jpeg())
     assert whole.shape[1] == 5 * (320 + 8)
     assert whole.shape[0] > 240
@@ -130,7 +130,7 @@ def test_a_strip_shows_truth_and_trackers(tmp_path: Path) -> None:
 
 def test_an_absent_target_has_no_box(tmp_path: Path) -> None:
     strip = picture_strip(three_trackers(tmp_path), "gone")
-    absent = [tile for tile in strip.tiles if tile.moment.frame in (5, 6, 7)]
+    absent = [tile for tile in strip.tiles if tile.key.frame in (5, 6, 7)]
     assert absent
     for tile in absent:
         assert not shows(tile.picture, GREEN)
@@ -146,7 +146,7 @@ def test_boxes_outside_the_image_are_drawn_as_far_as_they_can_be(
     result = run(data)
     result.boxes[6:] = box
     strip = one(tmp_path, result, data)
-    wrong = [tile for tile in strip.tiles if tile.moment.frame >= 6]
+    wrong = [tile for tile in strip.tiles if tile.key.frame >= 6]
     assert all(tile.picture.shape == (240, 320, 3) and shows(tile.picture, GREEN) for tile in wrong)
     assert all(tile.said[0].outside == (box[2] < 100) for tile in wrong)
 
@@ -158,8 +158,8 @@ def test_frames_of_any_shape_fill_the_picture(tmp_path: Path, size: tuple[int, i
     for number in range(3):
         cv2.imwrite(str(tmp_path / "a" / f"{number}.png"), np.full((height, width, 3), 200, np.uint8))
     truth = np.array([[0.0, 0.0, width / 2, height / 2]] * 3)
-    data = Sequence("a", tmp_path / "a", truth)
-    strip = one(tmp_path, SequenceRun("a", truth.copy()), data)
+    data = VideoSequence("a", tmp_path / "a", truth)
+    strip = one(tmp_path, TrackRun("a", truth.copy()), data)
     assert len(strip.tiles) == 3
     for tile in strip.tiles:
         assert tile.picture.shape == (240, 320, 3)
@@ -179,14 +179,14 @@ def test_decoding_is_one_pass_that_ends_with_the_last_frame_wanted(
     data = sequence("a", tmp_path, frames=40)
     seen = []
 
-    def counted(which: Sequence) -> Iterator[np.ndarray]:
+    def counted(which: VideoSequence) -> Iterator[np.ndarray]:
         for frame in frames_of(which):
             seen.append(len(seen))
             yield frame
 
     monkeypatch.setattr(strips, "frames_of", counted)
     strip = one(tmp_path, run(data, 1.0, (3, 9)), data)
-    assert seen == list(range(strip.tiles[-1].moment.frame + 1))
+    assert seen == list(range(strip.tiles[-1].key.frame + 1))
 
 
 def test_a_video_that_ends_early_is_an_error(tmp_path: Path) -> None:
@@ -207,6 +207,6 @@ def test_labels_in_any_script_do_not_stop_the_picture(tmp_path: Path) -> None:
 def test_the_frame_is_the_one_that_was_asked_for(tmp_path: Path) -> None:
     data = sequence("a", tmp_path, frames=30)
     for tile in one(tmp_path, run(data, 1.0, (12, 20)), data).tiles:
-        expected = frame_of(data.truth[tile.moment.frame])
+        expected = frame_of(data.truth[tile.key.frame])
         assert expected.shape == (HEIGHT, WIDTH, 3)
         assert shows(tile.picture, (0, 0, 255))

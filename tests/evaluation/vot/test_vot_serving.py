@@ -14,10 +14,10 @@ from click.testing import CliRunner
 from trax_double import Client, Image, Region, Request, TraxDouble, TraxException, request
 
 from sttrack_deploy.bundle import open_bundle
+from sttrack_deploy.cli.trax_server import main
 from sttrack_deploy.engines import registry
 from sttrack_deploy.errors import UserError
 from sttrack_deploy.evaluation.vot.serving import IMAGE_FORMATS, read_image, serve
-from sttrack_deploy.evaluation.vot.trax_server import main
 from sttrack_deploy.geometry import iou
 from sttrack_deploy.runtime.tracker import Tracker
 
@@ -170,7 +170,7 @@ def created(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, int | None]
         calls.append((name, type(bundle).__name__, threads))
         return BlobEngine()
 
-    monkeypatch.setattr(registry, "create_engine", create)
+    monkeypatch.setattr(registry, "load_engine", create)
     return calls
 
 
@@ -214,7 +214,7 @@ def test_recovery_from_the_environment(
     policies: list[bool | None] = []
     monkeypatch.setattr(
         "sttrack_deploy.bundle.TrackingPolicy.override",
-        lambda policy, _, recovery: policies.append(recovery) or policy,
+        lambda policy, changes: policies.append(changes.recovery) or policy,
     )
     environment = {} if setting is None else {"STTRACK_RECOVER": setting}
     assert run(monkeypatch, TraxDouble(), "--bundle", str(bundle), **environment)[0] == 0

@@ -145,7 +145,7 @@ def client() -> Iterator[Any]:
     from trax.client import Client
 
     process = subprocess.Popen(
-        [sys.executable, "-m", "sttrack_deploy.evaluation.vot.trax_server", "--threads", "1"],
+        [sys.executable, "-m", "sttrack_deploy.cli.trax_server", "--threads", "1"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from sttrack_deploy.bundle import PolicyChanges
 from sttrack_deploy.errors import UsageError, UserError
-from sttrack_deploy.evaluation.vot.trax_server import ENVIRONMENT_PREFIX
 from sttrack_deploy.evaluation.vot.workspace import (
+    ENVIRONMENT_PREFIX,
     TRACKERS,
     Change,
     TrackerEntry,
@@ -54,12 +55,12 @@ def as_the_toolkit_reads(text: str) -> dict[str, dict[str, str]]:
 
 
 def test_the_toolkit_reads_what_was_meant() -> None:
-    entry = replace(ENTRY, threads=2, lost_below=0.25, recover=False)
+    entry = replace(ENTRY, threads=2, changes=PolicyChanges(lost_below=0.25, recovery=False))
     tracker = as_the_toolkit_reads(entry.text())["nano"]
     assert tracker == {
         "label": "nano",
         "protocol": "traxpython",
-        "command": "sttrack_deploy.evaluation.vot.trax_server",
+        "command": "sttrack_deploy.cli.trax_server",
         "python": sys.executable,
         "paths": tracker["paths"],
         "STTRACK_BUNDLE": "/models/nano",
@@ -190,7 +191,7 @@ def test_force_replaces_that_section_and_no_other_line(first: bool) -> None:
 
 @pytest.mark.parametrize("text", ["[a]\nx = 1\n[a]\nx = 2\n", "x = 1\n", "[a]\nx = 1\nx = 2\n", "[a\n"])
 def test_a_file_that_the_toolkit_cannot_read_is_named(text: str) -> None:
-    with pytest.raises(UserError, match=r"^t\.ini cannot be read \(.*\); mend it, or delete it$"):
+    with pytest.raises(UserError, match=r"^t\.ini cannot be read \(.*\); fix it, or delete it$"):
         merge(text, ENTRY, "t.ini")
 
 

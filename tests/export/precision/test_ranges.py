@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from precision_inputs import recorded
+from progress_log import ProgressLog
 
 from sttrack_deploy.bundle import Bundle
 from sttrack_deploy.export.precision.ranges import BINS, TensorRange, largest_values, measure_ranges
@@ -76,11 +77,9 @@ def test_a_tensor_of_zeros_still_has_a_scale(method: str) -> None:
 def test_every_float_tensor_of_a_graph_is_measured(tiny_bundle: Bundle) -> None:
     model = onnx.load(tiny_bundle.search_path)
     samples = recorded(tiny_bundle, 3)
-    ticks: list[int] = []
-    found = measure_ranges(
-        model, samples.all_searches(), frozenset({"sub"}), threads=1, tick=lambda: ticks.append(1)
-    )
-    assert len(ticks) == 3
+    log = ProgressLog()
+    found = measure_ranges(model, samples.all_searches(), frozenset({"sub"}), threads=1, progress=log)
+    assert log.steps == [1, 1, 1]
     floats = {o for n in model.graph.node for o in n.output} - {"x"}
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
     types = {v.name: v.type.tensor_type.elem_type for v in inferred.graph.value_info}

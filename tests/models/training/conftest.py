@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from sttrack_deploy.models.training.synthetic.image_bank import ImageBank, load_image_bank
+from sttrack_deploy.models.training.clips.synthetic.image_bank import ImageBank, load_image_bank
 
 HEADER = "path,set,width,height,boxes,mask\n"
 

@@ -15,7 +15,7 @@ import torch
 from noise_clips import NoiseClips, noise_recipe
 
 from sttrack_deploy.models.training import trainer as trainer_module
-from sttrack_deploy.models.training.clips import ClipBatch
+from sttrack_deploy.models.training.clips.batch import ClipBatch
 from sttrack_deploy.models.training.distributed import launched_processes
 from sttrack_deploy.models.training.trainer import RunOptions, Trainer
 from sttrack_deploy.models.training.training_log import Progress

@@ -15,7 +15,7 @@ from noise_clips import NoiseClips, noise_recipe, train
 
 from sttrack_deploy.errors import UserError
 from sttrack_deploy.models.training.checkpoints import unpack
-from sttrack_deploy.models.training.clips import ClipBatch
+from sttrack_deploy.models.training.clips.batch import ClipBatch
 from sttrack_deploy.models.training.distributed import Processes, launched_processes
 from sttrack_deploy.models.training.losses import LossWeights, grade
 from sttrack_deploy.models.training.shares import ClipFeed, Prefetched
@@ -120,13 +120,13 @@ def test_parts_of_a_batch_average_to_the_whole() -> None:
     generator = torch.Generator().manual_seed(0)
     cells = 8
     scores = torch.randn(2, 6, cells, cells, generator=generator)
-    likeness = torch.randn(6, cells**2, generator=generator)
+    similarity = torch.randn(6, cells**2, generator=generator)
     box, truth = (torch.rand(2, 6, 4, generator=generator).sort(-1).values).unbind()
     present = torch.tensor([True, True, True, True, False, False])
     weights = LossWeights(corner=0.5, foreground=1.0)
 
     def terms(part: slice, average: Any = lambda counts: counts) -> torch.Tensor:
-        inputs = (box[part], scores[0][part], scores[1][part], likeness[part], truth[part], present[part])
+        inputs = (box[part], scores[0][part], scores[1][part], similarity[part], truth[part], present[part])
         return torch.stack(list(grade(*inputs, weights, average=average)))
 
     counted: list[torch.Tensor] = []

@@ -52,8 +52,8 @@ def graded(peaks: tuple[int, int] | None, present: bool) -> float:
         score[0, cell, cell] = 12.0
     box = torch.tensor([[0.25, 0.25, 0.5, 0.5]])  # corners in cells 2 and 4
     weights = LossWeights(corner=1.0, foreground=1.0)
-    likeness = torch.zeros(1, 64)
-    return float(grade(box, *scores, likeness, box, torch.tensor([present]), weights).corner)
+    similarity = torch.zeros(1, 64)
+    return float(grade(box, *scores, similarity, box, torch.tensor([present]), weights).corner)
 
 
 def test_an_absent_target_asks_for_flat_maps_and_a_present_one_for_sharp_ones() -> None:
@@ -66,9 +66,9 @@ def test_absent_frames_do_not_grade_the_box() -> None:
     truth = torch.tensor([[0.2, 0.2, 0.6, 0.6], [float("nan")] * 4])
     box = torch.tensor([[0.2, 0.2, 0.6, 0.6], [0.9, 0.9, 0.1, 0.1]], requires_grad=True)
     score = torch.zeros(2, 8, 8, requires_grad=True)
-    likeness = torch.zeros(2, 64, requires_grad=True)
+    similarity = torch.zeros(2, 64, requires_grad=True)
     present = torch.tensor([True, False])
-    terms = grade(box, score, score, likeness, truth, present, LossWeights(corner=1.0, foreground=1.0))
+    terms = grade(box, score, score, similarity, truth, present, LossWeights(corner=1.0, foreground=1.0))
     terms.total.backward()
     assert float(terms.iou) == pytest.approx(1)
     assert torch.isfinite(terms.total)

@@ -20,7 +20,7 @@ def read(tmp_path: Path, text: str) -> Recipe:
 
 
 def test_an_empty_recipe_is_the_default_one(tmp_path: Path) -> None:
-    assert read(tmp_path, "") == Recipe(PRESETS["sttrack-nano"])
+    assert read(tmp_path, "") == Recipe(PRESETS["sttrack-plain"])
 
 
 def test_all_tables_are_read(tmp_path: Path) -> None:
@@ -69,9 +69,12 @@ def test_all_tables_are_read(tmp_path: Path) -> None:
         ("seed = 1.5", "seed must be a whole number, not 1.5"),
         ("data = 3", "data is a table [data], not 3"),
         ("[data]\nclips = 0", "clips"),
+        ("[data]\nclips = 1000000000", "clips must be 10000 or less"),
+        ("[data]\nframes = 1000000", "frames must be 1000 or less, not 1000000"),
+        ("[data]\nworkers = 3000", "workers must be 256 or less"),
         ("[model]\nhidden_dim = 'wide'", "[model]: hidden_dim must be a whole number, not 'wide'"),
-        ("[model]\nencoder_layers = -1", "[model]: encoder_layers is above 0, not -1"),
-        ("[model]\ndropout = 1.5", "dropout is from 0 to below 1"),
+        ("[model]\nencoder_layers = -1", "[model]: encoder_layers is from 1 to 256, not -1"),
+        ("[model]\ndropout = 1.5", "dropout is from 0 to 0.99, not 1.5"),
         ("[model]\nmean = [0.5, 0.5]", "mean must be a list of 3"),
         ("[model]\nmemory_semantics = 'other'", "'other'"),
         ("[model]\nheads = 7", "must be divisible"),
@@ -83,7 +86,7 @@ def test_all_tables_are_read(tmp_path: Path) -> None:
         ("[optimizer]\nlearning_rate = nan", "learning_rate"),
         ("[optimizer]\nclip_norm = inf", "clip_norm"),
         ("[optimizer]\nema = 1", "ema is from 0 to below 1"),
-        ("[optimizer]\naccumulate = 0", "accumulate is 1 or more"),
+        ("[optimizer]\naccumulate = 0", "accumulate is from 1 to 10000"),
         ("[optimizer]\nschedule = 'linear'", "schedule is one of cosine, step"),
         ("[optimizer]\nfreeze = 'backbone'", "freeze must be a list, not 'backbone'"),
         ("[optimizer]\nfreeze = [3]", "freeze must be a text in quotes, not 3"),
@@ -106,9 +109,11 @@ def test_a_missing_recipe(tmp_path: Path) -> None:
         read_recipe(tmp_path / "none.toml")
 
 
-@pytest.mark.parametrize("name", ["sttrack-nano", "sttrack-r50"])
-def test_the_shelf_holds_recipes_of_the_presets(name: str) -> None:
-    assert read_recipe(SHELF / name / "recipe.toml").model.backbone == PRESETS[name].backbone
+@pytest.mark.parametrize(
+    ("folder", "name"), [("sttrack-nano", "sttrack-plain"), ("sttrack-r50", "sttrack-r50")]
+)
+def test_the_folders_hold_recipes_of_the_presets(folder: str, name: str) -> None:
+    assert read_recipe(SHELF / folder / "recipe.toml").model.backbone == PRESETS[name].backbone
 
 
 def test_the_published_recipe_is_the_published_one() -> None:

@@ -10,19 +10,19 @@ import torch
 from published_sets import check_boxes, coco, got10k, lasot, trackingnet
 from tiny import TINY
 
-from sttrack_deploy.cli.train_material import load_material
 from sttrack_deploy.errors import UsageError, UserError
-from sttrack_deploy.models.training.clips import ClipBatch, MixedSource, seeded
-from sttrack_deploy.models.training.data_recipe import (
+from sttrack_deploy.models.training.clips.batch import ClipBatch, MixedSource, seeded
+from sttrack_deploy.models.training.clips.real import published_tracks
+from sttrack_deploy.models.training.clips.real.track_bank import IndexedTracks
+from sttrack_deploy.models.training.clips.real.track_source import TrackSource
+from sttrack_deploy.models.training.clips.recipe import (
     AugmentationRecipe,
     DataRecipe,
     SamplingRecipe,
     SetsRecipe,
 )
+from sttrack_deploy.models.training.material import load_material
 from sttrack_deploy.models.training.recipe import Recipe
-from sttrack_deploy.models.training.tracks import published_tracks
-from sttrack_deploy.models.training.tracks.track_bank import IndexedTracks
-from sttrack_deploy.models.training.tracks.track_source import TrackSource
 
 SHARP = AugmentationRecipe("none")
 

@@ -1,0 +1,204 @@
+"""``sttrack-serve``: a page to draw the box on, and the same over HTTP."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import secrets
+import socket
+import webbrowser
+from pathlib import Path
+from typing import Any
+
+import click
+
+from sttrack_deploy.bundle import PolicyChanges, open_bundle
+from sttrack_deploy.cli.common import (
+    FiniteFloat,
+    NamedPath,
+    bundle_option,
+    command,
+    engine_options,
+    say,
+    tracking_options,
+)
+from sttrack_deploy.errors import MissingDependencyError, UsageError, UserError
+
+__all__ = ["main"]
+
+NEEDED = ("starlette", "uvicorn", "prometheus_client")
+MIB = 2**20
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("sources", nargs=-1, metavar="[SOURCE]...")
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address to listen on; any but the loopback one makes a token.",
+)
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="0 takes a free one."
+)
+@click.option(
+    "--token",
+    envvar="STTRACK_SERVE_TOKEN",
+    help="Secret that requests must show.  [default: a new one where --host is given]",
+)
+@click.option(
+    "--allow-host",
+    "hosts",
+    multiple=True,
+    metavar="NAME",
+    help="Further name that the server is reached by, behind a proxy.",
+)
+@click.option("--behind-proxy", is_flag=True, help="Believe X-Forwarded-Proto of a proxy on this machine.")
+@click.option(
+    "--root",
+    type=NamedPath(exists=True, file_okay=False),
+    help="Folder below which clients may open videos.  [default: none]",
+)
+@click.option("--allow-url", is_flag=True, help="Clients may open streams by URL.")
+@click.option(
+    "--allow-camera/--no-camera",
+    default=None,
+    help="Clients may open cameras.  [default: on the loopback address only]",
+)
+@click.option(
+    "--max-upload",
+    type=click.IntRange(1, 1_000_000),
+    default=1024,
+    show_default=True,
+    help="MiB of one upload.",
+)
+@click.option(
+    "--max-tracks",
+    type=click.IntRange(1, 1_000_000),
+    default=16,
+    show_default=True,
+    help="Tracks that exist at once.",
+)
+@click.option(
+    "--max-streams",
+    type=click.IntRange(1, 1_000_000),
+    default=4,
+    show_default=True,
+    help="Sources read at once.",
+)
+@click.option(
+    "--idle",
+    type=FiniteFloat(1, 10**9),
+    default=30,
+    show_default=True,
+    help="Seconds after which a track nobody watches stops.",
+)
+@click.option("--open", "open_page", is_flag=True, help="Open the page in the browser.")
+@bundle_option
+@engine_options
+@tracking_options
+@command
+def main(
+    sources: tuple[str, ...],
+    host: str,
+    port: int,
+    token: str | None,
+    hosts: tuple[str, ...],
+    behind_proxy: bool,
+    root: Path | None,
+    allow_url: bool,
+    allow_camera: bool | None,
+    max_upload: int,
+    max_tracks: int,
+    max_streams: int,
+    idle: float,
+    open_page: bool,
+    bundle: Path | None,
+    engine: str,
+    threads: int | None,
+    changes: PolicyChanges,
+) -> None:
+    """Serve a page for tracking in videos, cameras and streams; draw a box, press Track.
+
+    SOURCE is a video, a folder of images, a camera's number or a stream's URL; more can be chosen or
+    uploaded on the page. The API is described at /docs. Ctrl-C ends it and deletes the uploads.
+
+    \b
+    sttrack-serve street.mp4
+    sttrack-serve --root /data/videos --host 0.0.0.0
+    """
+    for package in NEEDED:
+        if importlib.util.find_spec(package) is None:
+            raise MissingDependencyError(package, "sttrack-serve", 'pip install "sttrack-deploy[serve]"')
+    from sttrack_deploy.serve.settings import Limits, Settings, is_loopback
+
+    local = is_loopback(host)
+    if token is not None and (
+        len(token) < 16 or not token.isascii() or not token.isprintable() or ";" in token
+    ):
+        raise UsageError("--token is at least 16 printable ASCII characters without ;")
+    settings = Settings(
+        host=host,
+        token=token or (None if local else secrets.token_urlsafe(24)),
+        hosts=hosts,
+        root=None if root is None else root.resolve(),
+        allow_url=allow_url,
+        allow_camera=local if allow_camera is None else allow_camera,
+        limits=Limits(
+            tracks=max_tracks, streams=max_streams, upload_bytes=max_upload * MIB, idle_seconds=idle
+        ),
+    )
+    _serve(settings, sources, port, behind_proxy, open_page, (bundle, engine, threads, changes))
+
+
+def _serve(
+    settings: Any, sources: tuple[str, ...], port: int, behind_proxy: bool, open_page: bool, choice: Any
+) -> None:
+    from sttrack_deploy.engines.registry import load_engine
+    from sttrack_deploy.serve.server import Server
+    from sttrack_deploy.serve.service import Service
+
+    path, engine, threads, changes = choice
+    bundle = open_bundle(path)
+    policy = bundle.manifest.tracking.override(changes)
+    listener = _listen(settings.host, port)
+    service = Service(settings, bundle, load_engine(engine, bundle, threads), policy)
+    try:
+        for source in sources:
+            service.sources.add_given(source)
+    except BaseException:
+        service.close()
+        raise
+    address = _address(settings, listener.getsockname()[1])
+    say(f"serving {bundle.manifest.name} with {engine}; the page: {address}")
+    if settings.token is not None:
+        say(
+            "that address holds the token: whoever has it can use this server; API clients send it as a Bearer token"
+        )
+    say("end with Ctrl-C; uploads are deleted then")
+    if open_page:
+        webbrowser.open(address)
+    # Ctrl-C and SIGTERM are how a server ends: uvicorn closes it in order, then passes the signal on.
+    with contextlib.suppress(KeyboardInterrupt):
+        Server(service, behind_proxy=behind_proxy).run(sockets=[listener])
+    say("stopped; uploads are deleted")
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(place)
+        listener.listen(128)
+    except OSError as error:
+        raise UserError(
+            f"cannot listen on {host} port {port}: {error.strerror or error}; choose another --port"
+        ) from error
+    return listener
+
+
+def _address(settings: Any, port: int) -> str:
+    host = {"0.0.0.0": socket.gethostname(), "::": socket.gethostname()}.get(settings.host, settings.host)
+    host = f"[{host}]" if ":" in host else host
+    return f"http://{host}:{port}/" + ("" if settings.token is None else f"?token={settings.token}")

@@ -1,0 +1,1 @@
+"""ONNX Runtime on the CPU (:mod:`.engine`) and on an NVIDIA GPU (:mod:`.gpu`)."""

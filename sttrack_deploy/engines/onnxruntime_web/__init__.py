@@ -1,0 +1,1 @@
+"""ONNX Runtime Web: the graphs in a browser (WebAssembly), driven through WebDriver."""

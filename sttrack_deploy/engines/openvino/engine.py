@@ -1,0 +1,160 @@
+"""OpenVINO on the CPU: graphs compiled for this machine, a track's state inside its infer requests."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import openvino
+
+from sttrack_deploy.bundle import (
+    BOX,
+    CONFIDENCE,
+    SEARCH_IMAGE,
+    SEARCH_MASK,
+    TEMPLATE_IMAGE,
+    TEMPLATE_MASK,
+    Bundle,
+    StateSpec,
+)
+from sttrack_deploy.engines.base import (
+    Arrays,
+    BoolArray,
+    EngineState,
+    Prediction,
+    UInt8Array,
+    check_process,
+    graph_inputs,
+)
+from sttrack_deploy.engines.openvino.build import (
+    PRECISIONS,
+    CompiledGraphs,
+    compiled_graphs,
+    native,
+    the_core,
+)
+
+__all__ = ["OpenVinoEngine", "create", "create_bf16", "devices"]
+
+
+class _Track:
+    """One track (or batch of tracks): two infer requests, each of which writes the state that the other reads.
+
+    The tensors are bound once; a step copies the crop in and the box out, and no state.
+    """
+
+    def __init__(self, search: openvino.CompiledModel, specs: tuple[StateSpec, ...], values: Arrays) -> None:
+        """``values``: the state by the search graph's input names; the arrays become the track's own."""
+        first = {name: openvino.Tensor(array) for name, array in values.items()}
+        second = {
+            spec.input: openvino.Tensor(np.empty_like(values[spec.input]))
+            if spec.output
+            else first[spec.input]
+            for spec in specs
+        }
+        self._sides = (first, second)
+        self._requests = [search.create_infer_request() for _ in self._sides]
+        for turn, request in enumerate(self._requests):
+            for spec in specs:
+                request.set_tensor(spec.input, self._sides[turn][spec.input])
+                if spec.output is not None:
+                    request.set_tensor(spec.output, self._sides[1 - turn][spec.input])
+        self._turn = 0
+        self._image: openvino.Tensor | None = None
+        self._mask: openvino.Tensor | None = None
+
+    def step(self, image: UInt8Array, mask: BoolArray) -> Prediction:
+        if self._image is None or self._mask is None:
+            self._image, self._mask = openvino.Tensor(image.copy()), openvino.Tensor(mask.copy())
+            for request in self._requests:
+                request.set_tensor(SEARCH_IMAGE, self._image)
+                request.set_tensor(SEARCH_MASK, self._mask)
+        else:
+            self._image.data[:] = image
+            self._mask.data[:] = mask
+        request = self._requests[self._turn]
+        request.start_async()
+        request.wait()
+        self._turn = 1 - self._turn
+        return Prediction(request.get_tensor(BOX).data.copy(), request.get_tensor(CONFIDENCE).data.copy())
+
+    def values(self) -> Arrays:
+        """Copies of the state, by the search graph's input names."""
+        return {name: tensor.data.copy() for name, tensor in self._sides[self._turn].items()}
+
+
+class OpenVinoEngine:
+    """Runs both graphs in OpenVINO; INT8 graphs (Q/DQ) run as they are.
+
+    Where the bundle's batch is dynamic, each number of targets has graphs of its own.
+    """
+
+    def __init__(self, bundle: Bundle, precision: str = "f32", threads: int | None = None) -> None:
+        """``precision``: of floating-point arithmetic, ``f32`` or ``bf16``; see :func:`compiled_graphs`."""
+        self.name = PRECISIONS[precision]
+        self._bundle = bundle
+        self._precision = precision
+        self._threads = threads
+        self._process = os.getpid()
+        self._graphs: dict[int, CompiledGraphs] = {}
+        self._starters: dict[int, openvino.InferRequest] = {}
+        self._first = self._for(bundle.manifest.smallest_batch)
+
+    def _for(self, batch: int) -> CompiledGraphs:
+        """The graphs for that many targets; a number not met before is compiled or taken from the engine cache."""
+        if batch not in self._graphs:
+            graphs = compiled_graphs(self._bundle, self._precision, self._threads, batch)
+            self._graphs[batch] = graphs
+            self._starters[batch] = graphs.template.create_infer_request()
+        return self._graphs[batch]
+
+    def initial_state(self, template: UInt8Array, mask: BoolArray) -> EngineState:
+        check_process(self.name, self._process)
+        self._for(len(template))
+        starter = self._starters[len(template)]
+        starter.infer({TEMPLATE_IMAGE: template, TEMPLATE_MASK: mask})
+        specs = self._bundle.manifest.state
+        return self._track({s.input: starter.get_tensor(s.initial).data for s in specs})
+
+    def step(self, search: UInt8Array, mask: BoolArray, state: EngineState) -> tuple[Prediction, EngineState]:
+        check_process(self.name, self._process)
+        return state.step(search, mask), state
+
+    def export_state(self, state: EngineState) -> Arrays:
+        values = state.values()
+        return {spec.name: values[spec.input] for spec in self._bundle.manifest.state}
+
+    def import_state(self, arrays: Arrays) -> EngineState:
+        return self._track(graph_inputs(self._bundle, arrays))
+
+    def _track(self, values: Arrays) -> EngineState:
+        """A state that holds copies of these arrays, by the search graph's input names."""
+        own = {name: np.array(value, order="C") for name, value in values.items()}
+        search = self._for(len(next(iter(own.values())))).search
+        return _Track(search, self._bundle.manifest.state, own)
+
+    def describe(self) -> dict[str, str]:
+        return {
+            "engine": self.name,
+            "version": openvino.__version__,
+            "device": "CPU",
+            "precision": self._precision,
+            "threads": str(self._first.search.get_property("INFERENCE_NUM_THREADS")),
+            "compiled model": self._first.origin,
+        }
+
+
+def create(bundle: Bundle, threads: int | None) -> OpenVinoEngine:
+    """See :func:`sttrack_deploy.engines.registry.load_engine`."""
+    return OpenVinoEngine(bundle, native(bundle), threads)
+
+
+def create_bf16(bundle: Bundle, threads: int | None) -> OpenVinoEngine:
+    """The same with bf16 arithmetic: faster where the CPU has it, and its boxes are not quite the same."""
+    return OpenVinoEngine(bundle, "bf16", threads)
+
+
+def devices() -> list[str]:
+    """OpenVINO's devices here; the engine uses the CPU."""
+    core = the_core()
+    return [f"{name} ({core.get_property(name, 'FULL_DEVICE_NAME')})" for name in core.available_devices]

@@ -1,0 +1,1 @@
+"""PyTorch: the reference, and its compiled version (:mod:`.engine`)."""

@@ -1,0 +1,1 @@
+"""The tracker as a folder of static files that any web server can hold."""

@@ -1,0 +1,269 @@
+"""What happens in a synthetic clip: camera, target, look-alikes, occluders, all as numbers for each frame.
+
+A *scene* is everything that is needed to draw a group of clips, drawn at random. Lengths are pixels of the
+source frame (the video that a tracker would be run on); it is never rendered as a whole.
+Frame 0 is the template's; frames 1 to T are searched.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sttrack_deploy.models.training.clips.draws import Draws
+from sttrack_deploy.models.training.clips.synthetic.companions import (
+    appearance,
+    companions,
+    remove_target,
+    uncover,
+)
+from sttrack_deploy.models.training.clips.synthetic.image_bank import ImageBank
+from sttrack_deploy.models.training.clips.synthetic.layers import Layer, layer_alpha_at, points_in_frame
+from sttrack_deploy.models.training.clips.synthetic.sampling import SpriteSampler
+from sttrack_deploy.models.training.clips.synthetic.warping import linear, plane_matrix, rotation
+
+__all__ = ["Scene", "make_scene"]
+
+IN_PLACE = 0.36  # share of clips whose target is a part of the photograph
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """``n`` clips of ``F`` frames.
+
+    Attributes:
+        photo: int64 ``(n,)``, the background.
+        camera: float32 ``(n, F, 3, 3)``, from frame pixels to the photograph's.
+        zoom: float32 ``(n,)``, photograph pixels for each frame pixel.
+        frame_size: float32 ``(n, 2)`` width, height of the source frame.
+        layers: what is drawn, back to front.
+        time: float32 ``(n, F)``, 0 at the template, at most 1.
+        box: float32 ``(n, F, 4)`` x1 y1 x2 y2 of the whole target, frame pixels, not cut to the frame.
+        interior: float32 ``(n, F, P, 2)``, points of the target's inside, frame pixels.
+        visible: float32 ``(n, F, P)``, 1 where such a point is neither covered nor taken away.
+    """
+
+    photo: Tensor
+    camera: Tensor
+    zoom: Tensor
+    frame_size: Tensor
+    layers: tuple[Layer, ...]
+    time: Tensor
+    box: Tensor
+    interior: Tensor
+    visible: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class _Clock:
+    """Random smooth functions of the clips' time."""
+
+    draws: Draws
+    time: Tensor  # (n, F)
+
+    def curve(self, drift: float, swing: float) -> Tensor:
+        """``(n, F)``, 0 at frame 0: a straight part plus an oscillation; heavy-tailed over the clips."""
+        n = len(self.time)
+        slope = self.draws.normal(drift, n, 1) * self.draws.log_uniform(0.4, 1.6, n, 1)
+        depth = self.draws.normal(swing, n, 1)
+        rate = self.draws.uniform(2, 14, n, 1)
+        phase = self.draws.uniform(0, 2 * math.pi, n, 1)
+        return slope * self.time + depth * (torch.sin(rate * self.time + phase) - torch.sin(phase))
+
+
+def make_scene(
+    sampler: SpriteSampler, draws: Draws, clips: int, frames: int, size_range: tuple[float, float]
+) -> Scene:
+    """Draw the scenes of a group of clips.
+
+    Args:
+        sampler: the tables of the bank.
+        draws: the random numbers.
+        clips: ``n``.
+        frames: search frames ``T``.
+        size_range: least and greatest ``sqrt(w * h)`` of the targets at the template, in frame pixels.
+    """
+    bank = sampler.bank
+    inside = draws.chance(IN_PLACE, clips)
+    sprite = torch.where(
+        inside, sampler.draw(draws, sampler.in_place, clips), sampler.draw(draws, sampler.pasted, clips)
+    )
+    photo = torch.where(inside, bank.owner[sprite], draws.integers(len(bank.images), clips))
+    step = draws.uniform(0.25, 1, clips, frames).cumsum(1)
+    extent = draws.log_uniform(0.1, 1, clips, 1)  # from nearly still to fast
+    time = torch.cat([torch.zeros_like(extent), step / step[:, -1:] * extent], 1)
+    clock = _Clock(draws, time)
+
+    size = draws.log_uniform(*size_range, clips)
+    low, high = bank.outline[sprite].amin(1), bank.outline[sprite].amax(1)
+    half = bank.frame[sprite, 2:]  # (n, 2) half size of the texture in its photograph
+    # Frame pixels for each pixel of the sprite's photograph.
+    scale = size / ((high - low) * half).prod(-1).sqrt()
+    growth = clock.curve(0.5, 0.1).clamp(-0.9, 0.9)
+
+    middle = bank.frame[sprite, :2]
+    native = torch.cat([middle + low * half, middle + high * half], -1)
+    zoom, frame_size, corner = _frame(draws, inside, bank.sizes[photo], native, scale, size, size_range[0])
+    place = _target_path(draws, clock, inside, (middle - corner) * scale[:, None], size, frame_size)
+    turn = torch.where(inside[:, None], draws.normal(0.03, clips, 1), draws.normal(0.12, clips, 1))
+    spin = torch.where(inside[:, None], 1.0, torch.where(draws.chance(0.15, clips, 1), 5.0, 1.6))
+    angle = turn + clock.curve(0.14, 0.05) * spin
+    free = (~inside).float()[:, None]  # a target in place takes no part in what only sprites can do
+    stretch = clock.curve(0.22, 0.08).clamp(-0.5, 0.5) * free + draws.normal(0.12, clips, 1) * free
+    shear = clock.curve(0.1, 0.05) * free
+    flip = torch.where(inside, 1.0, draws.sign(clips))[:, None]
+    width = half[:, None, 0] * scale[:, None] * (growth + stretch / 2).exp()
+    height = half[:, None, 1] * scale[:, None] * (growth - stretch / 2).exp()
+    bend = draws.normal(0.09, clips, 1).clamp(-0.18, 0.18) * draws.chance(0.4, clips, 1) * free
+    wobble = torch.stack(
+        [
+            bend.expand_as(time),
+            draws.uniform(1.5, 4, clips, 1).expand_as(time),
+            draws.uniform(0, 6.3, clips, 1) + clock.curve(3, 0),
+        ],
+        -1,
+    )
+    tilt = draws.normal(0.05, clips, 1, 2) * time.unsqueeze(-1) / frame_size.amax(-1)[:, None, None]
+    target = Layer(
+        torch.arange(clips, device=bank.device),
+        sprite,
+        appearance(draws, clips, 0.12),
+        place,
+        linear(width * flip, height, shear, angle),
+        wobble,
+        torch.ones_like(time),
+    )
+    camera = _camera(draws, clock, inside, target, bank, growth, angle, scale, zoom, frame_size, corner, tilt)
+
+    outline = points_in_frame(target, bank.outline[sprite])
+    interior = points_in_frame(target, bank.interior[sprite])
+    # The camera's perspective bends a target in place as well; it is the inverse of plane_matrix's quotient.
+    outline, interior = (
+        torch.where(inside[:, None, None, None], _tilted(points, place, tilt), points)
+        for points in (outline, interior)
+    )
+    box = torch.cat([outline.amin(-2), outline.amax(-2)], -1)
+
+    behind, front = companions(sampler, draws, target, time, size, box)
+    target = remove_target(draws, target, inside, behind)
+    behind = uncover(behind, bank, interior, only=inside)
+    front = uncover(front, bank, interior, only=torch.ones_like(inside))
+    visible = target.gate.unsqueeze(-1).expand(interior.shape[:-1]).clone()
+    for layer, mask in ((behind, inside), (front, torch.ones_like(inside))):
+        alpha = layer_alpha_at(layer, bank, interior[layer.clip])
+        alpha = alpha * mask[layer.clip][:, None, None]
+        visible[layer.clip] = visible[layer.clip] * (alpha < 0.5)
+    pasted = torch.nonzero(~inside)[:, 0]
+    layers = (behind, _take(target, pasted), front)
+    return Scene(photo, camera, zoom, frame_size, layers, time, box, interior, visible)
+
+
+def _frame(
+    draws: Draws, inside: Tensor, photo: Tensor, native: Tensor, scale: Tensor, size: Tensor, least: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The source frame: zoom ``(n,)`` (photograph pixels for each of its pixels), size ``(n, 2)``, and the point
+    of the photograph, ``(n, 2)``, at its top left corner.
+
+    Args:
+        draws: the random numbers.
+        inside: bool ``(n,)``, the target is part of the photograph.
+        photo: ``(n, 2)`` size of the photograph.
+        native: ``(n, 4)`` x1 y1 x2 y2 of the sprite's object in its own photograph.
+        scale: ``(n,)`` frame pixels for each pixel of that photograph.
+        size: ``(n,)`` of the target in frame pixels.
+        least: about the resolution that a target is drawn with, in frame pixels.
+    """
+    n = len(inside)
+    # A pasted target: the frame is 6 to 26 targets high, whatever the photograph (which goes on mirrored), and
+    # the photograph is shown about as sharp as the crop can show it.
+    aspect = draws.log_uniform(0.85, 1.8, n)
+    shorter = draws.log_uniform(6, 26, n) * size
+    pasted = shorter[:, None] * torch.stack([aspect.clamp(min=1), (1 / aspect).clamp(min=1)], -1)
+    zoom = draws.log_uniform(0.35, 1.1, n) * least / size
+    start = draws.uniform(0, 1, n, 2) * (photo - pasted * zoom[:, None])
+    # In place: the frame may reach beyond the photograph as far as the mirror image of the target stays out.
+    before = native[:, :2].clamp(min=0) * draws.uniform(0.75, 1, n, 2)
+    after = (photo - native[:, 2:]).clamp(min=0) * draws.uniform(0.75, 1, n, 2)
+    pick = inside[:, None]
+    zoom = torch.where(inside, 1 / scale, zoom)
+    frame_size = torch.where(pick, (photo + before + after) * scale[:, None], pasted)
+    return zoom, frame_size, torch.where(pick, -before, start)
+
+
+def _target_path(
+    draws: Draws, clock: _Clock, inside: Tensor, fixed: Tensor, size: Tensor, frame_size: Tensor
+) -> Tensor:
+    """Centre of the target's texture, ``(n, F, 2)``."""
+    n = len(inside)
+    anywhere = (
+        draws.uniform(0.06, 0.94, n, 2) + draws.uniform(0.06, 0.94, n, 2)
+    ) / 2  # rather near the middle
+    start = torch.where(inside[:, None], fixed, anywhere * frame_size)
+    leaves = draws.chance(0.06, n)
+    pace = torch.where(leaves, 2.5, 1.0)[:, None]
+    travel = torch.stack([clock.curve(2.2, 0.35) * pace, clock.curve(1.4, 0.35) * pace], -1)
+    path = start[:, None] + travel * size[:, None, None]
+    # Most targets stay in the frame: paths are folded back at a margin.
+    margin = 0.4 * size[:, None]
+    low = torch.minimum(margin, start)[:, None]
+    high = torch.maximum(frame_size - margin, start)[:, None]
+    span = (high - low).clamp(min=1)
+    folded = torch.remainder(path - low, 2 * span)
+    folded = low + torch.minimum(folded, 2 * span - folded)
+    return torch.where(leaves[:, None, None], path, folded)
+
+
+def _camera(
+    draws: Draws,
+    clock: _Clock,
+    inside: Tensor,
+    target: Layer,
+    bank: ImageBank,
+    growth: Tensor,
+    angle: Tensor,
+    scale: Tensor,
+    zoom: Tensor,
+    frame_size: Tensor,
+    corner: Tensor,
+    tilt: Tensor,
+) -> Tensor:
+    """From frame pixels to the photograph's pixels, ``(n, F, 3, 3)``.
+
+    With a target in place the camera's motion *is* the target's; otherwise it moves by itself.
+    """
+    n = len(inside)
+    pick = inside[:, None]
+    still = draws.chance(0.3, n, 1)
+    own_zoom = torch.where(still, 0.0, clock.curve(0.2, 0.04)).clamp(-0.5, 0.5)
+    own_angle = torch.where(still, 0.0, draws.normal(0.04, n, 1) + clock.curve(0.12, 0.03))
+    pan = torch.stack([clock.curve(0.3, 0.03), clock.curve(0.15, 0.03)], -1)
+    pan = torch.where(still[..., None], 0.0, pan) * frame_size.amin(-1)[:, None, None]
+    magnify = torch.where(pick, (growth + scale.log()[:, None]).exp(), own_zoom.exp() / zoom[:, None])
+    matrix = rotation(-torch.where(pick, angle, own_angle)) / magnify[..., None, None]
+    origin = torch.where(pick[..., None], target.place, frame_size[:, None] / 2 + pan)
+    looked_at = corner + frame_size * zoom[:, None] / 2
+    anchor = torch.where(pick, bank.frame[target.sprite, :2], looked_at)[:, None].expand_as(origin)
+    return plane_matrix(matrix, origin, anchor, tilt.expand_as(origin))
+
+
+def _tilted(points: Tensor, origin: Tensor, tilt: Tensor) -> Tensor:
+    """Where the camera's perspective moves frame points ``(n, F, P, 2)`` of a plane without it."""
+    away = points - origin.unsqueeze(-2)
+    return origin.unsqueeze(-2) + away / (1 - (away * tilt.unsqueeze(-2)).sum(-1, keepdim=True))
+
+
+def _take(layer: Layer, index: Tensor) -> Layer:
+    """The clips of ``index`` of a layer that has all of them."""
+    wobble = None if layer.wobble is None else layer.wobble[index]
+    return Layer(
+        layer.clip[index],
+        layer.sprite[index],
+        layer.colour[index],
+        layer.place[index],
+        layer.shape[index],
+        wobble,
+        layer.gate[index],
+    )

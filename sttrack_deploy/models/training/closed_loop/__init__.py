@@ -1,0 +1,1 @@
+"""Training in closed loop: every crop follows the network's own box of the frame before."""

@@ -1,0 +1,221 @@
+"""One clip after the other through the network, each crop cut around its own last box; and what that costs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sttrack_deploy.geometry import CropWindow, context_box, crop_window, snapped_window
+from sttrack_deploy.models.config import ModelConfig
+from sttrack_deploy.models.dense_network import DenseStep, DenseSTTrack
+from sttrack_deploy.models.nanotrack import NanoKernels, NanoMaps
+from sttrack_deploy.models.training.closed_loop.worlds import Views, World, concatenated
+
+__all__ = ["Features", "Terms", "follow"]
+
+FloatArray = npt.NDArray[np.float64]
+
+SIZE_RATE = 0.5
+"""Share of a change of size that the next crop follows at confidence 1; the runtime smooths alike."""
+LOST_AFTER = 3
+"""Frames without the target in the crop after which the crop is put back on it: nothing more can be learned there."""
+SMALLEST = 6.0
+"""Least side, in pixels, of the box that the next crop follows."""
+CENTRE = 0.3
+"""Places within this part of the target's half sides from its middle may win."""
+ON_TARGET = (0.3, 0.6)
+"""Between these overlaps the wanted confidence rises from 0 to 1."""
+
+
+class Features(Protocol):
+    """The frozen part of the network."""
+
+    def template(self, views: Views) -> tuple[NanoKernels, Tensor]:
+        """Filters and features ``(n, 96, 8, 8)``."""
+        ...
+
+    def search(self, views: Views, kernels: NanoKernels) -> tuple[NanoMaps, Tensor]:
+        """Maps and features ``(n, 96, cells, cells)``."""
+        ...
+
+
+class Terms(NamedTuple):
+    """Losses of a batch of clips (means over its frames), and how well it went.
+
+    Attributes:
+        box, place, confidence: generalized IoU and L1; cross entropy of the score map; of the confidence.
+        iou: mean overlap where the target was in the crop.
+        away: share of frames whose crop did not show a target that was visible.
+        correct: share of frames on which confidence above 0.5 told right.
+    """
+
+    box: Tensor
+    place: Tensor
+    confidence: Tensor
+    iou: float
+    away: float
+    correct: float
+
+
+@dataclass(slots=True)
+class _Followed:
+    """Boxes x, y, w, h in frame pixels that the next crops follow, ``(n, 4)``, and how long the target was away."""
+
+    box: FloatArray
+    lost: npt.NDArray[np.int64]
+
+
+def follow(
+    network: DenseSTTrack, frozen: Features, worlds: Sequence[World], rng: np.random.Generator
+) -> Terms:
+    """Track all clips from their first frame to their last, gradients through query and memory.
+
+    Args:
+        network: its trained part is used; crops follow its detached boxes.
+        frozen: computes the part that is not trained.
+        worlds: of equally many frames.
+        rng: where the first crops lie.
+    """
+    c = network.config
+    truth = np.concatenate([w.boxes for w in worlds]).astype(np.float64)
+    visible = np.concatenate([w.visible for w in worlds])
+    limits = np.concatenate([w.limits for w in worlds]).astype(np.float64)
+    clips, frames = truth.shape[:2]
+    device = network.query_embed.device
+    template = _look(worlds, 0, [_template_window(b, c) for b in truth[:, 0]], c.template_size)
+    kernels, features = frozen.template(template)
+    state = network.start(kernels, features)
+    at = _Followed(_jittered(truth[:, 1], rng, 0.12), np.zeros(clips, np.int64))
+    boxes, places, confidences = [], [], []
+    overlaps, away, correct = [], [], []
+    for frame in range(1, frames):
+        windows = [_search_window(box, c) for box in at.box]
+        views = _look(worlds, frame, windows, c.search_size)
+        maps, features = frozen.search(views, kernels)
+        step, state = network.refined(maps, features, torch.from_numpy(views.masks).to(device), state)
+        corners = np.array([[w.x1, w.y1, w.side] for w in windows], np.float64)
+        wanted = _in_crop(truth[:, frame], corners)
+        middle = (wanted[:, :2] + wanted[:, 2:]) / 2
+        inside = ((middle > 0.02) & (middle < 0.98)).all(1)
+        present = inside & visible[:, frame]
+        target = torch.from_numpy(wanted).float().to(device)
+        held = torch.from_numpy(present).to(device)
+        overlap, box_loss = _box_loss(step.box, target)
+        boxes.append(box_loss * held)
+        places.append(_place_loss(network, step, target) * held)
+        low, high = ON_TARGET
+        sure = ((overlap.detach() - low) / (high - low)).clamp(0, 1) * held
+        confidences.append(F.binary_cross_entropy_with_logits(step.confidence_logit, sure, reduction="none"))
+        overlaps.append(overlap.detach()[held])
+        away.append((visible[:, frame] & ~inside).mean())
+        on = (overlap.detach() > 0.5) & held
+        correct.append(float(((step.confidence.detach() > 0.5) == on).float().mean()))
+        _move_on(at, step, corners, truth[:, frame], inside | ~visible[:, frame], limits, rng)
+    held_count = max(1, sum(len(o) for o in overlaps))
+    total = clips * (frames - 1)
+    return Terms(
+        torch.stack(boxes).sum() / held_count,
+        torch.stack(places).sum() / held_count,
+        torch.stack(confidences).sum() / total,
+        float(torch.cat(overlaps).mean()) if held_count > 1 else 0.0,
+        float(np.mean(away)),
+        float(np.mean(correct)),
+    )
+
+
+def _look(worlds: Sequence[World], frame: int, windows: Sequence[CropWindow], size: int) -> Views:
+    views, first = [], 0
+    for world in worlds:
+        count = len(world.boxes)
+        views.append(world.look(frame, windows[first : first + count], size))
+        first += count
+    return concatenated(views)
+
+
+def _template_window(box: FloatArray, c: ModelConfig) -> CropWindow:
+    return crop_window(context_box(box.tolist(), c.crop_context), c.template_factor)
+
+
+def _search_window(box: FloatArray, c: ModelConfig) -> CropWindow:
+    measured = context_box(box.tolist(), c.crop_context)
+    if c.search_grid > 0:
+        return snapped_window(measured, c.search_factor, c.search_grid, c.search_scale_step)
+    return crop_window(measured, c.search_factor)
+
+
+def _jittered(box: FloatArray, rng: np.random.Generator, spread: float) -> FloatArray:
+    """Boxes about as inexact as a tracker's."""
+    n = len(box)
+    size = box[:, 2:] * np.exp(rng.normal(0, spread, (n, 1)) + rng.normal(0, spread / 2, (n, 2)))
+    unit = np.sqrt(box[:, 2:].prod(1, keepdims=True))
+    middle = box[:, :2] + box[:, 2:] / 2 + rng.normal(0, 1.5 * spread, (n, 2)) * unit
+    return np.concatenate((middle - size / 2, np.maximum(size, SMALLEST)), 1)
+
+
+def _in_crop(box: FloatArray, corners: FloatArray) -> FloatArray:
+    """x, y, w, h of frames to x1 y1 x2 y2 over the crop's side."""
+    left, top, side = corners.T
+    low = (box[:, :2] - np.stack((left, top), 1)) / side[:, None]
+    return np.concatenate((low, low + box[:, 2:] / side[:, None]), 1)
+
+
+def _box_loss(box: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Overlap ``(n,)``, and ``2 (1 - generalized IoU)`` with the L1 distance in target sizes."""
+    low, high = torch.maximum(box[:, :2], target[:, :2]), torch.minimum(box[:, 2:], target[:, 2:])
+    overlap = (high - low).clamp(min=0).prod(1)
+    area = (box[:, 2:] - box[:, :2]).clamp(min=1e-4).prod(1)
+    wanted = (target[:, 2:] - target[:, :2]).clamp(min=1e-4).prod(1)
+    union = area + wanted - overlap
+    hull = torch.maximum(box[:, 2:], target[:, 2:]) - torch.minimum(box[:, :2], target[:, :2])
+    hull_area = hull.clamp(min=1e-4).prod(1)
+    iou = overlap / union
+    generalized = iou - (hull_area - union) / hull_area
+    distance = (box - target).abs().mean(1) / wanted.sqrt()
+    return iou, 2.0 * (1.0 - generalized) + torch.clamp(distance, max=3.0)
+
+
+def _place_loss(network: DenseSTTrack, step: DenseStep, target: Tensor) -> Tensor:
+    """``(n,)``: less the logarithm of the score map's mass on places near the target's middle."""
+    points = network.points[None]
+    middle = (target[:, :2] + target[:, 2:])[:, :, None] / 2
+    half = (target[:, 2:] - target[:, :2])[:, :, None] / 2
+    # At least the nearest places, however small the target is.
+    reach = torch.clamp(CENTRE * half * 2, min=0.75 / network.config.search_cells)
+    near = ((points - middle).abs() <= reach).all(1)
+    logs = torch.log_softmax(step.logits, 1)
+    return -torch.logsumexp(torch.where(near, logs, torch.full_like(logs, -30.0)), 1).clamp(min=-30.0)
+
+
+def _move_on(
+    at: _Followed,
+    step: DenseStep,
+    corners: FloatArray,
+    truth: FloatArray,
+    well: npt.NDArray[np.bool_],
+    limits: FloatArray,
+    rng: np.random.Generator,
+) -> None:
+    """Where the next crops are cut; in place."""
+    box = step.box.detach().double().cpu().numpy()
+    confidence = step.confidence.detach().double().cpu().numpy()[:, None]
+    left, top, side = corners.T
+    middle = (box[:, :2] + box[:, 2:]) / 2 * side[:, None] + np.stack((left, top), 1)
+    size = np.maximum((box[:, 2:] - box[:, :2]) * side[:, None], 1.0)
+    size = at.box[:, 2:] + (size - at.box[:, 2:]) * SIZE_RATE * confidence
+    size = np.clip(size, SMALLEST, limits)
+    middle = np.clip(middle, 0, limits)
+    at.box = np.concatenate((middle - size / 2, size), 1)
+    at.lost = np.where(well, 0, at.lost + 1)
+    again = at.lost >= LOST_AFTER
+    if again.any():
+        at.box[again] = _jittered(truth[again], rng, 0.12)
+        at.lost[again] = 0
+    assert math.isfinite(float(at.box.sum()))

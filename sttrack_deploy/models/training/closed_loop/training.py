@@ -1,0 +1,202 @@
+"""The loop of the closed-loop recipe: optimize, average, keep a checkpoint, go on from it."""
+
+from __future__ import annotations
+
+import csv
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from sttrack_deploy.files import atomic_path
+from sttrack_deploy.models.dense_network import DenseSTTrack
+from sttrack_deploy.models.training.clips.real.video_clips import Track
+from sttrack_deploy.models.training.clips.synthetic.sampling import SpriteSampler
+from sttrack_deploy.models.training.closed_loop.following import Features, Terms, follow
+from sttrack_deploy.models.training.closed_loop.worlds import PhotographWorld, VideoWorld, World
+
+__all__ = ["CHECKPOINT", "ClosedLoopRecipe", "Material", "train"]
+
+CHECKPOINT = "checkpoint.pt"
+
+TRAINED = (
+    "embed",
+    "target_norm",
+    "position",
+    "target_position",
+    "encoder",
+    "decoder",
+    "memory_attention",
+    "query_embed",
+    "compare",
+    "refine",
+    "note",
+    "judge",
+    "verdict",
+)
+"""First words of the names of what is trained; the rest is NanoTrack's and stays."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClosedLoopRecipe:
+    """Settings of a run.
+
+    Attributes:
+        clips: in a batch.
+        videos: share of the clips that are real video.
+        frames: lengths of clips, one of which is drawn for each step.
+        place, confidence: weights of the score map's and the confidence's cross entropy, beside the box's 1.
+    """
+
+    steps: int = 2000
+    clips: int = 12
+    videos: float = 0.67
+    frames: tuple[int, ...] = (6, 10, 14)
+    learning_rate: float = 1e-3
+    warmup: int = 60
+    weight_decay: float = 1e-3
+    clip_norm: float = 1.0
+    ema: float = 0.99
+    place: float = 0.4
+    confidence: float = 1.0
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What to learn from: annotated tracks with how often each is used, and photographs (or none)."""
+
+    tracks: Sequence[Track]
+    weights: npt.NDArray[np.float64]
+    sprites: SpriteSampler | None
+
+    def worlds(self, recipe: ClosedLoopRecipe, step: int, across: float) -> list[World]:
+        """The clips of a step, which follow from its number and the seed."""
+        rng = np.random.default_rng((recipe.seed, step))
+        generator = torch.Generator().manual_seed(int(rng.integers(2**60)))
+        frames = int(rng.choice(recipe.frames))
+        videos = round(recipe.clips * recipe.videos) if self.sprites is not None else recipe.clips
+        out: list[World] = []
+        if videos:
+            out.append(VideoWorld(self.tracks, self.weights, rng, videos, frames))
+        if self.sprites is not None and recipe.clips > videos:
+            out.append(PhotographWorld(self.sprites, generator, recipe.clips - videos, frames, across))
+        return out
+
+
+def train(
+    network: DenseSTTrack,
+    frozen: Features,
+    material: Material,
+    recipe: ClosedLoopRecipe,
+    folder: Path,
+    seconds: float = math.inf,
+    report: Callable[[str], None] = print,
+    report_every: int = 10,
+    save_every: int = 100,
+    until: int | None = None,
+) -> dict[str, Tensor]:
+    """Train in ``folder``, going on from the checkpoint that lies there; returns the averaged weights.
+
+    Args:
+        seconds: stop, saved, after this time.
+        report: is given a line of text now and then.
+        until: stop, saved, after this step.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint = folder / CHECKPOINT
+    trained = {n: p for n, p in network.named_parameters() if n.startswith(TRAINED)}
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(name in trained)
+    optimizer = torch.optim.AdamW(trained.values(), recipe.learning_rate, weight_decay=recipe.weight_decay)
+    average = {n: p.detach().clone() for n, p in trained.items()}
+    step = samples = 0
+    if checkpoint.is_file():
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        network.load_state_dict(state["network"])
+        optimizer.load_state_dict(state["optimizer"])
+        average = {name: value.to(trained[name].device) for name, value in state["average"].items()}
+        step, samples = state["step"], state["samples"]
+
+    def averaged() -> dict[str, Tensor]:
+        return {**network.state_dict(), **average}
+
+    def save() -> None:
+        with atomic_path(checkpoint) as temporary:
+            torch.save(
+                {
+                    "network": network.state_dict(),
+                    "average": average,
+                    "optimizer": optimizer.state_dict(),
+                    "step": step,
+                    "samples": samples,
+                },
+                temporary,
+            )
+
+    begin = time.monotonic()
+    counted, since = 0, begin
+    seen: list[tuple[float, ...]] = []
+    end = recipe.steps if until is None else min(until, recipe.steps)
+    while step < end and time.monotonic() - begin < seconds:
+        rate = recipe.learning_rate * _share(step, recipe)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        worlds = material.worlds(recipe, step, network.config.search_size / network.config.search_factor)
+        terms = follow(network, frozen, worlds, np.random.default_rng((recipe.seed, step, 1)))
+        loss = terms.box + recipe.place * terms.place + recipe.confidence * terms.confidence
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(list(trained.values()), recipe.clip_norm)
+        if torch.isfinite(norm):
+            optimizer.step()
+        step += 1
+        decay = min(recipe.ema, step / (step + 9))
+        torch._foreach_lerp_(list(average.values()), [p.detach() for p in trained.values()], 1 - decay)
+        count = sum(w.boxes.shape[0] * (w.boxes.shape[1] - 1) for w in worlds)
+        counted += count
+        samples += count
+        seen.append(_figures(terms, float(norm)))
+        if step % report_every == 0 or step == end:
+            now = time.monotonic()
+            figures = np.mean(seen, axis=0)
+            _log(folder / "log.csv", step, samples, rate, figures)
+            names = ("box", "place", "confidence", "IoU", "away", "correct", "gradient")
+            shown = "  ".join(f"{n} {v:.3f}" for n, v in zip(names, figures, strict=True))
+            report(
+                f"step {step:5d}  {samples:7d} frames  {shown}  {counted / (now - since):.0f} frames/s  {rate:.1e}"
+            )
+            counted, since, seen = 0, now, []
+        if step % save_every == 0:
+            save()
+    save()
+    return averaged()
+
+
+def _share(step: int, recipe: ClosedLoopRecipe) -> float:
+    """The learning rate's part of its greatest value: a warm-up, then half a cosine."""
+    if step < recipe.warmup:
+        return (step + 1) / recipe.warmup
+    done = (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, done))) + 0.01
+
+
+def _figures(terms: Terms, norm: float) -> tuple[float, ...]:
+    losses = (float(terms.box.detach()), float(terms.place.detach()), float(terms.confidence.detach()))
+    return (*losses, terms.iou, terms.away, terms.correct, norm)
+
+
+def _log(path: Path, step: int, samples: int, rate: float, figures: npt.NDArray[np.float64]) -> None:
+    fresh = not path.exists()
+    with path.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        if fresh:
+            names = ("box", "place", "confidence", "iou", "away", "correct", "gradient")
+            writer.writerow(("step", "frames", "rate", *names))
+        writer.writerow((step, samples, f"{rate:.3e}", *(f"{v:.5f}" for v in figures)))

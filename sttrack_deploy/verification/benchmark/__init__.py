@@ -1,0 +1,1 @@
+"""How fast each stage of tracking is: several engines interleaved in one run."""

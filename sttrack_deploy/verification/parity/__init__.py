@@ -1,0 +1,1 @@
+"""Is a converted bundle in an engine the same tracker? In closed loop, and tensor by tensor."""

@@ -1,0 +1,1 @@
+"""Reading and writing video: files, folders of images, live sources."""

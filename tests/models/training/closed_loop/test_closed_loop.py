@@ -1,0 +1,173 @@
+"""Closed-loop training on a tiny network and on clips made here."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from sttrack_deploy.errors import UserError
+from sttrack_deploy.geometry import CropWindow, crop_window, iou
+from sttrack_deploy.models.config import preset
+from sttrack_deploy.models.dense_network import DenseSTTrack
+from sttrack_deploy.models.training.clips.real.video_clips import Track
+from sttrack_deploy.models.training.closed_loop import following, worlds
+from sttrack_deploy.models.training.closed_loop.run import frozen_part, read_closed_loop
+from sttrack_deploy.models.training.closed_loop.training import CHECKPOINT, ClosedLoopRecipe, Material, train
+from sttrack_deploy.models.training.closed_loop.worlds import VideoWorld
+
+CONFIG = dataclasses.replace(
+    preset("sttrack-nano"), search_size=96, hidden_dim=16, heads=2, memory_heads=2, feedforward_dim=16
+)
+RECIPE = ClosedLoopRecipe(steps=4, clips=2, videos=1.0, frames=(3,), warmup=1)
+REPOSITORY = Path(__file__).resolve().parents[4]
+
+
+def track(name: str = "ball", frames: int = 30) -> Track:
+    """A red square that moves over a grey ground."""
+    pictures, boxes = [], []
+    for index in range(frames):
+        picture = np.full((120, 160, 3), 90, np.uint8)
+        x, y = 20 + 2 * index, 40 + index
+        cv2.rectangle(picture, (x, y), (x + 19, y + 19), (0, 0, 220), -1)
+        pictures.append(np.asarray(cv2.imencode(".png", picture)[1], np.uint8))
+        boxes.append((x, y, 20, 20))
+    return Track(name, tuple(pictures), tuple(range(frames)), np.array(boxes, np.float64))
+
+
+@pytest.fixture(scope="module")
+def network() -> DenseSTTrack:
+    torch.manual_seed(0)
+    return DenseSTTrack(CONFIG)
+
+
+@pytest.fixture(scope="module")
+def material() -> Material:
+    return Material([track(), track("other")], np.array([0.5, 0.5]), None)
+
+
+def red_middle(pixels: np.ndarray, window: CropWindow) -> np.ndarray:
+    """Where the red square is, in frame pixels; crops are RGB."""
+    red = (pixels[..., 0] > 1.6 * pixels[..., 2] + 20).nonzero()
+    scale = window.side / pixels.shape[0]
+    return np.array([window.x1 + (red[1].mean() + 0.5) * scale, window.y1 + (red[0].mean() + 0.5) * scale])
+
+
+def test_a_video_world_shows_its_boxes_where_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worlds, "COPIED", 0.0)
+    monkeypatch.setattr(worlds, "COVERED", 0.0)
+    monkeypatch.setattr(worlds, "GREY", 0.0)
+    for seed in range(6):
+        world = VideoWorld([track()], np.ones(1), np.random.default_rng(seed), 2, 4)
+        for frame in range(5):
+            windows = [crop_window(box, 4.0) for box in world.boxes[:, frame]]
+            views = world.look(frame, windows, 96)
+            for clip in range(2):
+                box = world.boxes[clip, frame]
+                found = red_middle(views.pixels[clip].astype(int), windows[clip])
+                assert np.abs(found - (box[:2] + box[2:] / 2)).max() < 3
+
+
+def test_a_cover_that_hides_the_target_makes_it_absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worlds, "COVERED", 1.0)
+    hidden = [
+        not VideoWorld([track()], np.ones(1), np.random.default_rng(seed), 1, 6).visible.all()
+        for seed in range(20)
+    ]
+    assert any(hidden)
+    assert not all(hidden)
+    shown = VideoWorld([track()], np.ones(1), np.random.default_rng(0), 4, 6).visible
+    assert shown[:, 0].all()  # never in the template
+
+
+def test_crops_follow_the_networks_own_boxes(network: DenseSTTrack, material: Material) -> None:
+    asked: list[list[CropWindow]] = []
+
+    class Watched(VideoWorld):
+        def look(self, frame: int, windows, size: int):  # type: ignore[no-untyped-def]
+            asked.append(list(windows))
+            return super().look(frame, windows, size)
+
+    made = Watched(material.tracks, material.weights, np.random.default_rng(1), 2, 5)
+    moved = DenseSTTrack(CONFIG)
+    moved.load_state_dict(network.state_dict())
+    frozen = frozen_part(network, lambda _: None)
+    following.follow(network, frozen, [made], np.random.default_rng(0))
+    first = list(asked)
+    asked.clear()
+    torch.nn.init.constant_(moved.refine.bias, 0.5)  # every box half as large again
+    again = Watched(material.tracks, material.weights, np.random.default_rng(1), 2, 5)
+    following.follow(moved, frozen, [again], np.random.default_rng(0))
+    assert first[1] == asked[1]  # the first search crop lies where the rng says
+    assert first[3] != asked[3]
+
+
+def test_a_target_that_left_the_crop_is_put_back_and_counts_as_away(
+    network: DenseSTTrack, material: Material, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(following, "_jittered", lambda box, rng, spread: box + np.array([90.0, 0, 0, 0]))
+    world = VideoWorld(material.tracks, material.weights, np.random.default_rng(1), 2, 4)
+    terms = following.follow(network, frozen_part(network, lambda _: None), [world], np.random.default_rng(0))
+    assert terms.away > 0
+    assert all(bool(torch.isfinite(t)) for t in terms[:3])
+
+
+def test_box_loss_is_zero_for_the_same_box_and_grows_away_from_it() -> None:
+    box = torch.tensor([[0.2, 0.3, 0.5, 0.6]])
+    overlap, none = following._box_loss(box, box)
+    _, near = following._box_loss(box + 0.05, box)
+    _, far = following._box_loss(box + 0.3, box)
+    assert float(overlap) == pytest.approx(1.0)
+    assert float(none) == pytest.approx(0.0, abs=1e-5)
+    assert 0 < float(near) < float(far)
+    theirs = iou((0.25, 0.35, 0.3, 0.3), (0.2, 0.3, 0.3, 0.3))
+    assert float(following._box_loss(box + 0.05, box)[0]) == pytest.approx(float(theirs), abs=1e-5)
+
+
+def test_training_changes_only_what_is_trained_and_goes_on_alike(
+    network: DenseSTTrack, material: Material, tmp_path: Path
+) -> None:
+    def fresh() -> DenseSTTrack:
+        copy = DenseSTTrack(CONFIG)
+        copy.load_state_dict(network.state_dict())
+        return copy
+
+    frozen = frozen_part(network, lambda _: None)
+    silent = lambda _: None  # noqa: E731
+    whole = train(fresh(), frozen, material, RECIPE, tmp_path / "whole", report=silent)
+    part = tmp_path / "parts"
+    train(fresh(), frozen, material, RECIPE, part, report=silent, until=2)
+    assert (part / CHECKPOINT).is_file()
+    resumed = train(fresh(), frozen, material, RECIPE, part, report=silent)
+    before = network.state_dict()
+    for name, value in whole.items():
+        assert torch.equal(value, resumed[name]), name
+        if name.startswith(("backbone", "correlation")):
+            assert torch.equal(value, before[name]), name
+    assert not torch.equal(whole["verdict.weight"], before["verdict.weight"])
+    assert len((part / "log.csv").read_text().splitlines()) == 3
+
+
+def test_the_tracked_recipe_is_read() -> None:
+    config, recipe = read_closed_loop(REPOSITORY / "models" / "sttrack-nano" / "closed-loop.toml")
+    assert config == preset("sttrack-nano")
+    assert recipe.steps > 0
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[closed_loop]\nstep = 3\n", "step"),
+        ('[model]\npreset = "sttrack-plain"\n[closed_loop]\n', "dense head"),
+        ("[closed_loop]\n[data]\n", "unknown keys"),
+    ],
+)
+def test_a_wrong_recipe_is_told_in_one_line(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=said):
+        read_closed_loop(path)
