@@ -198,6 +198,7 @@ def test_with_the_keyboard_alone(served: Served, page: Page, demo: Path) -> None
     assert second == [256, 144, 128, 72]
     assert first == [256 - 12, 144 + 6, 128 - 6, 72]
     assert len(lines) == 2 * FRAMES
+    page.until("clock", f"frame {FRAMES - 1} of")  # the picture comes after the word
     page.keys(",")
     page.until("clock", f"frame {FRAMES - 2} of")
     page.keys("2", "c", Keys.ARROW_UP, "t")

@@ -288,11 +288,13 @@ async function follow() {
     const path = track && !source.live ? `api/tracks/${track.id}` : `api/sources/${source.id}`;
     try {
       const after = shown && !shown.first ? shown.frame : -1;
+      // Asked before the picture is: one that was on its way when the track ended is not yet the last.
+      const ended = track && !source.live && !ACTIVE(track.state);
       const got = await picture(`${path}/snapshot.jpg?after=${after}&width=${width()}`);
       failures = 0;
       if (mine !== session || !following) return;
       display(got);
-      if (track && !source.live && !ACTIVE(track.state)) break;
+      if (ended) break;
       if (got.frame === after) await pause(200);
     } catch (error) {
       if (mine !== session || !following) return;
