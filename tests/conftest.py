@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
+# Tests share the machine with the other workers of pytest-xdist: more threads each would only wait for one another.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # Engines that tests build and caches that they fill must not lie in the engine cache of whoever runs them.
 os.environ["STTRACK_ENGINES"] = tempfile.mkdtemp(prefix="sttrack-test-engines-")
 atexit.register(shutil.rmtree, os.environ["STTRACK_ENGINES"], ignore_errors=True)
