@@ -86,7 +86,7 @@ def _sibling(bundle: Bundle, precision: str) -> Bundle:
         return bundle
     path = bundle.path.with_name(f"{bundle.path.name}-{precision}")
     if not path.is_dir():
-        make = f"sttrack-export --from {shlex.quote(str(bundle.path))} --precision {precision}"
+        make = f"sttrack-convert {shlex.quote(str(bundle.path))} --precision {precision}"
         raise UserError(f"there is no {precision} bundle {path}; make it with: {make}")
     return open_bundle(path)
 

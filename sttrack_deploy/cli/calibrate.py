@@ -256,7 +256,7 @@ def _say_end(made: CalibrationSet, wanted: int, seconds: float, bundle: Path | N
             "lose accuracy"
         )
     source = bundle if bundle is not None else manifest.bundle["name"]
-    words = ["sttrack-export", "--from", str(source), "--precision", "int8", "--calib", str(made.path)]
+    words = ["sttrack-convert", str(source), "--precision", "int8", "--calib", str(made.path)]
     say(f"next: {shlex.join(words)}")
 
 

@@ -7,21 +7,21 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
 from sttrack_deploy.bundle import PolicyChanges, TrackingPolicy
 from sttrack_deploy.cli.bar import progress_bar
-from sttrack_deploy.cli.common import FILE, PATH, command, console, say, tracking_options
-from sttrack_deploy.cli.export_precision import convert, default_out, precision_options, precision_options_of
+from sttrack_deploy.cli.common import FILE, FOLDER, PATH, command, console, say, tracking_options
+from sttrack_deploy.cli.convert import conversion_options, convert, default_out, options_of
 from sttrack_deploy.errors import MissingDependencyError, UsageError, UserError
+from sttrack_deploy.export.precision import CONVERTED
 from sttrack_deploy.geometry import parse_box
 
 if TYPE_CHECKING:
     from sttrack_deploy.export.exporter import ExportOptions
-    from sttrack_deploy.export.precision.int8 import Layout
     from sttrack_deploy.export.validation import Check, ValidationClip
     from sttrack_deploy.models.config import CropRule, MemorySemantics, ModelConfig
     from sttrack_deploy.models.networks import Network
@@ -40,7 +40,21 @@ if TYPE_CHECKING:
     type=PATH,
     help="Folder of the bundle.  [default with --from: BUNDLE-PRECISION]",
 )
-@precision_options
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", *CONVERTED]),
+    default="fp32",
+    show_default=True,
+    help="Of the graphs. Others than fp32 are made as sttrack-convert makes them, and take its options.",
+)
+@click.option(
+    "--from",
+    "source",
+    type=FOLDER,
+    metavar="BUNDLE",
+    help="Convert this fp32 bundle, as sttrack-convert does; --checkpoint is then not needed.",
+)
+@conversion_options(hidden=True)
 @click.option(
     "--memory-size", type=click.IntRange(1, 4096), help="Frames the memory holds.  [default: the model's]"
 )
@@ -73,17 +87,7 @@ def main(
     out: Path | None,
     precision: str,
     source: Path | None,
-    calibration: Path | None,
-    layers: str,
-    layout: Layout,
-    method: str,
-    template: bool,
-    budget: float,
-    step_budget: float,
-    search_window: int,
-    search_data: tuple[Path, ...],
-    gate_data: tuple[Path, ...],
-    force: bool,
+    conversion: dict[str, Any],
     memory_size: int | None,
     memory_semantics: MemorySemantics | None,
     crops: CropRule | None,
@@ -100,22 +104,8 @@ def main(
 
     --lost-below, --recover and the other tracking options become the bundle's defaults.
 
-    With --precision the graphs become FP16 or INT8, chosen by measurement and gated in closed loop
-    against PyTorch; with --from an exported bundle is converted.
+    With --precision the bundle is converted as sttrack-convert does it, and takes that command's options.
     """
-    converting = {
-        "calibration": calibration,
-        "layers": layers,
-        "layout": layout,
-        "method": method,
-        "template": template,
-        "budget": budget,
-        "step_budget": step_budget,
-        "search_window": search_window,
-        "search_data": search_data,
-        "gate_data": gate_data,
-        "force": force,
-    }
     try:
         import torch  # noqa: F401 (so that it is missed first)
 
@@ -128,7 +118,7 @@ def main(
     if source is not None:
         _only_from(checkpoint, preset_name, config_path)
         _none_beside_from(click.get_current_context())
-        options_from = precision_options_of(precision, converting)
+        options_from = options_of(precision, conversion)
         convert(source, out or default_out(source, precision), options_from)
         return
     if checkpoint is None or out is None:
@@ -144,7 +134,7 @@ def main(
         return config.with_memory(memory_size, memory_semantics).with_crops(crops)
 
     network = _load(preset_name, config_path, checkpoint, chosen)
-    wanted = None if precision == "fp32" else precision_options_of(precision, converting)
+    wanted = None if precision == "fp32" else options_of(precision, conversion)
     clip = None if no_validate else _clip(validation_source, validation_box)
     if wanted is None:
         _export(network, checkpoint, out, options, clip)

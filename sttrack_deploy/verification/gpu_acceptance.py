@@ -154,8 +154,8 @@ def _sibling(bundle: Bundle, precision: str, progress: Progress) -> Bundle:
     for path in (beside, made):
         if path.is_dir():
             return open_bundle(path)
-    command = ["--from", str(bundle.path), "--precision", precision, "--out", str(made)]
-    hint = f"make it with sttrack-export {shlex.join(command[:4])}"
+    command = [str(bundle.path), "--precision", precision, "--out", str(made)]
+    hint = f"make it with sttrack-convert {shlex.join(command[:3])}"
     lacking = [
         name
         for name in ("torch", "onnx", "onnxslim", "safetensors")
@@ -165,12 +165,12 @@ def _sibling(bundle: Bundle, precision: str, progress: Progress) -> Bundle:
         raise NotRunError(
             f"there is no bundle {beside}, and {', '.join(lacking)} to make it is not installed; {hint}"
         )
-    code = "from sttrack_deploy.cli.export import main; main()"
-    progress.note(f"making the {precision} bundle with sttrack-export")
+    code = "from sttrack_deploy.cli.convert import main; main()"
+    progress.note(f"making the {precision} bundle with sttrack-convert")
     done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or [f"it ended with code {done.returncode}"])[-1]
-        raise NotRunError(f"there is no bundle {beside}, and the export failed ({last}); {hint}")
+        raise NotRunError(f"there is no bundle {beside}, and the conversion failed ({last}); {hint}")
     return open_bundle(made)
 
 

@@ -51,7 +51,7 @@ def test_a_folder(run: Run, tiny_bundle: Bundle) -> None:
     assert "recorded 9 samples from 2 sequence(s)" in result.stderr
     assert "9 samples are few: under 300" in result.stderr
     next_line = result.stderr.splitlines()[-1]
-    assert next_line == f"next: sttrack-export --from {tiny_bundle.path} --precision int8 --calib set"
+    assert next_line == f"next: sttrack-convert {tiny_bundle.path} --precision int8 --calib set"
 
 
 def test_the_recorded_command_records_it_again(run: Run) -> None:

@@ -93,7 +93,7 @@ def test_precisions_are_the_bundles_beside_it(tiny_bundle: Bundle, data: Path, t
     done = parity(base, "--precisions", "fp32,int8", "--data", data)
     assert done.exit_code == 1
     assert f"there is no int8 bundle {base}-int8" in done.output
-    assert f"sttrack-export --from {base} --precision int8" in done.output
+    assert f"sttrack-convert {base} --precision int8" in done.output
     renamed(tiny_bundle, tmp_path / "tiny-int8", "int8")
     done = parity(base, "--precisions", "fp32,int8", "--data", data, "--sequences", "one")
     assert done.exit_code == 0, done.output

@@ -13,7 +13,7 @@ from tiny import TINY, search_input
 
 from sttrack_deploy.export.precision.int8 import activations, quantize
 from sttrack_deploy.export.precision.layers import quantizable_layers
-from sttrack_deploy.export.precision.ranges import measure_ranges
+from sttrack_deploy.export.precision.measurements import measure_ranges
 
 __all__ = ["largest_product", "with_backbone_in_int8", "with_random_state"]
 

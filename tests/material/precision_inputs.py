@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from tiny import TINY, search_input, template_input
 
 from sttrack_deploy.bundle import SEARCH_IMAGE, SEARCH_MASK, TEMPLATE_IMAGE, TEMPLATE_MASK, Bundle
 from sttrack_deploy.engines.onnxruntime.engine import OnnxRuntimeEngine
-from sttrack_deploy.export.precision.samples import Samples
+from sttrack_deploy.export.precision.job import Samples
 
 
 def recorded(bundle: Bundle, count: int = 6, seed: int = 0) -> Samples:
@@ -32,24 +31,3 @@ def recorded(bundle: Bundle, count: int = 6, seed: int = 0) -> Samples:
 def outputs(session: Any, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     names = [o.name for o in session.get_outputs()]
     return dict(zip(names, session.run(names, dict(feeds)), strict=True))
-
-
-@dataclass
-class Silent:
-    """Watches without showing; keeps what it is told."""
-
-    stages: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    results: list[Any] = field(default_factory=list)
-
-    def stage(self, name: str, total: int | None = None) -> None:
-        self.stages.append(name)
-
-    def advance(self, count: int = 1) -> None:
-        pass
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-    def searched(self, result: Any) -> None:
-        self.results.append(result)

@@ -37,9 +37,7 @@ def load_graphs(bundle: Bundle) -> Graphs:
     """
     name = bundle.manifest.precision.get("name")
     if name != "fp32":
-        raise UserError(
-            f"the bundle {bundle.path} is {name}; convert the fp32 one that it was made from (--from BUNDLE)"
-        )
+        raise UserError(f"the bundle {bundle.path} is {name}; convert the fp32 one that it was made from")
     return Graphs(onnx.load(bundle.template_path), onnx.load(bundle.search_path))
 
 

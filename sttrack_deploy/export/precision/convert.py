@@ -1,33 +1,63 @@
-"""From an FP32 bundle to one of another precision: calibrate, choose, convert, gate, write."""
+"""From an FP32 bundle to one of another precision, in a straight line: measure, plan, apply, gate, write."""
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Callable
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sttrack_deploy.bundle import Bundle, check_replaceable, open_bundle
-from sttrack_deploy.errors import UsageError, UserError
-from sttrack_deploy.export.precision import fp16
-from sttrack_deploy.export.precision.bundle_writer import Graphs, load_graphs, write_variant
-from sttrack_deploy.export.precision.fp16_choice import choose_parts
-from sttrack_deploy.export.precision.gate import Gated, gate_data, track
-from sttrack_deploy.export.precision.int8_choice import Int8Plan, plan_int8
-from sttrack_deploy.export.precision.options import Outcome, PrecisionOptions, Watch
-from sttrack_deploy.export.precision.ranges import measure_ranges
-from sttrack_deploy.export.precision.samples import Samples, calibration_samples, demo_samples
-from sttrack_deploy.export.precision.sensitivity_report import write_report
-from sttrack_deploy.export.precision.timing import time_ratio
+from sttrack_deploy.bundle import Bundle, open_bundle
+from sttrack_deploy.errors import UserError
+from sttrack_deploy.export.precision.bundle_writer import write_variant
+from sttrack_deploy.export.precision.gate import GateResult, Reference, gate, gate_data, track_reference
+from sttrack_deploy.export.precision.job import Job, PrecisionOptions, open_job
+from sttrack_deploy.export.precision.measurements import time_ratio
+from sttrack_deploy.export.precision.plan import Converted, Plan, apply, make_plan, measure
+from sttrack_deploy.export.precision.sensitivity import SearchResult, write_report
 from sttrack_deploy.files import atomic_directory
+from sttrack_deploy.progress import SILENT, Progress
 
-__all__ = ["convert_bundle"]
+__all__ = ["Outcome", "PrecisionOptions", "convert_bundle"]
 
-FP16_SAMPLES = 64
 TIMED_SAMPLES = 6
 
 
-def convert_bundle(source: Bundle, out: Path, options: PrecisionOptions, watch: Watch) -> Outcome:
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A written bundle and what was measured.
+
+    Attributes:
+        time_ratio: time of the search graph over FP32's, in ONNX Runtime on this CPU, one thread.
+        passed: the gate.
+        detail: the gate's line.
+        search: what the sensitivity search measured, if there was one.
+    """
+
+    bundle: Bundle
+    time_ratio: float
+    passed: bool
+    detail: str
+    recipe: Mapping[str, Any]
+    search: SearchResult | None
+
+
+@dataclass(frozen=True, slots=True)
+class Gated:
+    """Converted graphs and what the gate said.
+
+    Attributes:
+        failed_before: the gate's lines for plans that were given up.
+    """
+
+    converted: Converted
+    result: GateResult
+    failed_before: tuple[str, ...]
+
+
+def convert_bundle(
+    source: Bundle, out: Path, options: PrecisionOptions, progress: Progress = SILENT
+) -> Outcome:
     """Write the bundle of another precision; it appears under its name only once everything is done.
 
     Raises:
@@ -35,106 +65,61 @@ def convert_bundle(source: Bundle, out: Path, options: PrecisionOptions, watch: 
         UserError: the source is not FP32, the calibration set is not its, or the result fails its gate (unless
             ``options.force``); nothing is written then.
     """
-    _check(source, out, options)
-    graphs = load_graphs(source)
-    samples = _samples(source, options, watch)
-    recipe: dict[str, Any] = {"name": options.precision, "calibration": dict(samples.facts)}
-    plan: Int8Plan | None = None
-    if options.precision != "fp16":
-        plan = plan_int8(source, graphs, samples, options, watch)
-        if not plan.groups:
-            raise UserError(
-                f"no layer of {source.path} can be quantized within the budget of {options.budget} AUC with a gain: "
-                "raise --budget, give more videos with --search-data, or name the layers with --layers"
-            )
-    halve: Callable[[Graphs], Graphs] = _unchanged
-    if options.precision != "int8":
-        halve = _halving(graphs, samples, source.manifest.tracking.lost_below, options, watch, recipe)
-    portable = options.precision == "fp16" or options.layout == "portable"
+    job = open_job(source, out, options, progress)
+    plan = make_plan(measure(job))
     with atomic_directory(out) as folder, gate_data(options.gate_data) as data:
-        watch.stage(f"gate: PyTorch on {data.name}", data.frames)
-        gated = Gated(options.precision, data, track(source, "torch", data, options.threads, watch))
-        failed: list[str] = []
-        while True:
-            converted = halve(graphs if plan is None else plan.graphs)
-            trial = write_variant(folder, source, converted, recipe, tensorrt=portable)
-            watch.stage(f"gate: {options.precision} on {data.name}", data.frames)
-            passed, facts = gated.judge(trial, options.threads, watch)
-            smaller = plan.without_last() if plan is not None and not passed and not options.force else None
-            if smaller is None or plan is None:
-                break
-            gone = ", ".join(sorted(set(plan.groups) - set(smaller.groups)))
-            watch.note(f"gate failed with {len(plan.groups)} groups: {facts['detail']}; without {gone}")
-            failed.append(str(facts["detail"]))
-            plan = smaller
-        if not passed and not options.force:
+        reference = track_reference(source, data, options.threads, progress)
+        gated = _gate(plan, reference, folder)
+        if not gated.result.passed and not options.force:
             raise UserError(
-                f"{options.precision} fails its gate on {facts['data']}: {facts['detail']}; nothing was written to "
-                f"{out} (--force writes it all the same)"
+                f"{options.precision} fails its gate on {data.name}: {gated.result.verdict.detail}; nothing was "
+                f"written to {out} (--force writes it all the same)"
             )
-        ratio = time_ratio(converted.search, graphs.search, list(samples.spread(TIMED_SAMPLES)))
-        recipe |= {"cpu_time_ratio": round(ratio, 3), "gate": {**facts, "failed_before": failed}}
-        if plan is not None:
-            recipe["int8"] = plan.recipe
-        bundle = write_variant(folder, source, converted, recipe, tensorrt=portable, weights=False)
-        if plan is not None and plan.search is not None:
-            write_report(folder, plan.search, options.layout)
-    return Outcome(open_bundle(out), ratio, passed, str(facts["detail"]), bundle.manifest.precision)
+        ratio = _write(gated, folder)
+    bundle = open_bundle(out)
+    verdict, found = gated.result.verdict, gated.converted.plan.found
+    return Outcome(bundle, ratio, verdict.passed, verdict.detail, bundle.manifest.precision, found)
 
 
-def _unchanged(graphs: Graphs) -> Graphs:
-    return graphs
+def _gate(plan: Plan, reference: Reference, folder: Path) -> Gated:
+    """Closed loop of what the plan makes; where that fails, of the plan with one group less in INT8, and so on."""
+    job = plan.measured.job
+    failed: list[str] = []
+    while True:
+        converted = apply(plan)
+        trial = _written(converted, folder, {"name": job.options.precision}, weights=False)
+        result = gate(trial, reference, job.options.threads, job.progress)
+        smaller = None if result.passed or job.options.force else plan.without_last()
+        if smaller is None:
+            return Gated(converted, result, tuple(failed))
+        gone = ", ".join(sorted(set(plan.groups) - set(smaller.groups)))
+        detail = result.verdict.detail
+        job.progress.note(f"gate failed with {len(plan.groups)} groups: {detail}; without {gone}")
+        failed.append(detail)
+        plan = smaller
 
 
-def _check(source: Bundle, out: Path, options: PrecisionOptions) -> None:
-    if options.precision != "fp16" and options.calibration is None:
-        raise UsageError(
-            f"{options.precision} needs recorded inputs: "
-            f"sttrack-calibrate VIDEOS --bundle {shlex.quote(str(source.path))} --out SET, then --calib SET"
-        )
-    if options.precision == "int8-fp16" and options.layout == "cpu":
-        raise UsageError(
-            "int8-fp16 is for GPUs and has the portable layout; leave --qdq cpu out, or choose int8"
-        )
-    if out.resolve() == source.path.resolve():
-        raise UsageError(f"--out {out} is the bundle that is converted; choose another folder")
-    check_replaceable(out)
+def _write(gated: Gated, folder: Path) -> float:
+    """The bundle with its recipe, and the report of a search.
+
+    Returns:
+        Time of the search graph over FP32's.
+    """
+    converted = gated.converted
+    job, plan = converted.plan.measured.job, converted.plan
+    ratio = time_ratio(converted.graphs.search, job.graphs.search, list(job.samples.spread(TIMED_SAMPLES)))
+    recipe = converted.recipe() | {
+        "cpu_time_ratio": round(ratio, 3),
+        "gate": {**gated.result.facts, "failed_before": list(gated.failed_before)},
+    }
+    _written(converted, folder, recipe, weights=True)
+    if plan.found is not None and plan.way is not None:
+        write_report(folder, plan.found, plan.way.layout)
+    return ratio
 
 
-def _samples(source: Bundle, options: PrecisionOptions, watch: Watch) -> Samples:
-    if options.calibration is not None:
-        return calibration_samples(options.calibration, source)
-    watch.stage("tracking the demo clip for calibration", 0)
-    return demo_samples(source)
-
-
-def _halving(
-    reference: Graphs,
-    samples: Samples,
-    sure_above: float,
-    options: PrecisionOptions,
-    watch: Watch,
-    recipe: dict[str, Any],
-) -> Callable[[Graphs], Graphs]:
-    """Makes FP16 of what is still FP32, with the parts in FP32 that the measurement asks for."""
-    some = list(samples.spread(FP16_SAMPLES))
-    watch.stage("magnitudes of all tensors", len(some) + samples.templates)
-    maxima = [
-        {
-            name: r.absmax
-            for name, r in measure_ranges(model, feeds, threads=options.threads, progress=watch).items()
-        }
-        for model, feeds in ((reference.template, samples.all_templates()), (reference.search, some))
-    ]
-    choice = choose_parts(reference.search, maxima[1], some, sure_above, options.threads, watch)
-    recipe["fp16"] = choice.recipe
-
-    def halve(graphs: Graphs) -> Graphs:
-        halved = []
-        for model, largest in ((graphs.template, maxima[0]), (graphs.search, maxima[1])):
-            found = fp16.parts(model)
-            keep = [node for name in choice.parts for node in found.get(name, [])]
-            halved.append(fp16.convert(model, {*keep, *fp16.wide_nodes(model, largest)}))
-        return Graphs(*halved)
-
-    return halve
+def _written(converted: Converted, folder: Path, recipe: Mapping[str, Any], *, weights: bool) -> Bundle:
+    job: Job = converted.plan.measured.job
+    return write_variant(
+        folder, job.source, converted.graphs, recipe, tensorrt=job.options.for_tensorrt, weights=weights
+    )

@@ -1,14 +1,28 @@
-"""FP16-typed graphs with chosen parts left in FP32."""
+"""FP16-typed graphs, and which of their parts stay in FP32: measured, one part at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-__all__ = ["FP16_MAX", "MARGIN", "UNMEASURABLE", "convert", "parts", "wide_nodes"]
+from sttrack_deploy.export.precision.measurements import StepError
+from sttrack_deploy.progress import SILENT, Progress
+
+__all__ = [
+    "FP16_MAX",
+    "MARGIN",
+    "UNMEASURABLE",
+    "Fp16Choice",
+    "choose_parts",
+    "convert",
+    "parts",
+    "wide_nodes",
+]
 
 FP16_MAX = 65504.0
 MARGIN = 4.0
@@ -257,3 +271,79 @@ def _until_convolution(nodes: Iterable[onnx.NodeProto], tensors: Iterable[str]) 
             names.add(node.name)
             reached.update(node.output)
     return names, first
+
+
+MATTERS = 0.1
+"""A part stays in FP32 if that takes off more than this share of the error that is left."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fp16Choice:
+    """What stays in FP32.
+
+    Attributes:
+        parts: names of :func:`parts`; they hold for the same graph with Q/DQ too.
+        recipe: for the manifest, with the figures.
+    """
+
+    parts: tuple[str, ...]
+    recipe: Mapping[str, Any]
+
+
+def choose_parts(
+    model: onnx.ModelProto, maxima: Mapping[str, float], error: StepError, progress: Progress = SILENT
+) -> Fp16Choice:
+    """Start with everything in FP16 but what its range forbids, and put back the part that takes off most of the error,
+    again and again, until none of the rest matters. (Beside a part whose error is ten times theirs the others cannot be
+    told apart.)
+
+    Layer norms are put back in any case, see ``UNMEASURABLE``.
+
+    Args:
+        model: FP32 without Q/DQ, beside whose error that of FP16 would not be seen.
+        maxima: largest magnitudes of its tensors.
+        error: compares with the same model.
+    """
+    found = parts(model)
+    wide = wide_nodes(model, maxima)
+    progress.stage("FP16: which parts matter", (len(found) * (len(found) + 1) // 2 + 3) * len(error))
+
+    def measured(names: Sequence[str]) -> float:
+        nodes = {n for name in names for n in found[name]}.union(wide)
+        return error(convert(model, nodes), optimized=False)
+
+    everything = now = measured([])
+    kept: list[str] = []
+    rounds = []
+    while len(kept) < len(found):
+        beside = {name: measured([*kept, name]) for name in found if name not in kept}
+        rounds.append(beside)
+        best = min(beside, key=lambda name: beside[name])
+        if now - beside[best] <= MATTERS * now:
+            break
+        progress.note(f"{best}: FP32 (step error {beside[best]:.2e} with it in FP32, {now:.2e} without)")
+        kept.append(best)
+        now = beside[best]
+    for name in (n for n in found if n not in kept):
+        what = "FP32 in any case" if name in UNMEASURABLE else "FP16"
+        progress.note(
+            f"{name}: {what} (step error {rounds[-1].get(name, now):.2e} with it in FP32, {now:.2e} without)"
+        )
+    kept += [name for name in found if name in UNMEASURABLE and name not in kept]
+    final = measured(kept)
+    largest = sorted(maxima.items(), key=lambda item: -item[1])[:3]
+    return Fp16Choice(
+        tuple(kept),
+        {
+            "fp32_parts": kept,
+            "fp32_nodes_by_range": len(wide),
+            "range_limit": FP16_MAX / MARGIN,
+            "largest_magnitudes": {name: round(value, 1) for name, value in largest},
+            "step_error": {
+                "all_fp16": everything,
+                "with_fp32": rounds,
+                "chosen": final,
+                "samples": len(error),
+            },
+        },
+    )

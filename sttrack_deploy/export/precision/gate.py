@@ -14,7 +14,6 @@ import numpy.typing as npt
 from sttrack_deploy.bundle import Bundle
 from sttrack_deploy.errors import UserError
 from sttrack_deploy.evaluation.runner import BundleTracker, run_sequence, run_sequences
-from sttrack_deploy.export.precision.options import Watch
 from sttrack_deploy.geometry import Box
 from sttrack_deploy.progress import SILENT, Progress
 from sttrack_deploy.runtime.tracker import Tracker, TrackResult
@@ -24,11 +23,20 @@ from sttrack_deploy.sequences.track_run import TrackRun
 from sttrack_deploy.verification.agreement import GATES, Agreement, Verdict, agree, judge
 from sttrack_deploy.verification.closed_loop import demo_sequence
 
-__all__ = ["DEMO", "GateData", "Gated", "gate", "gate_data", "track"]
+__all__ = [
+    "DEMO",
+    "GateData",
+    "GateResult",
+    "Reference",
+    "agreement_of",
+    "gate",
+    "gate_data",
+    "track",
+    "track_reference",
+]
 
 DEMO = "the demo clip only"
-
-"""Told how many more frames are done."""
+ENGINE = "onnxruntime"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,41 +117,72 @@ class _Restarted:
         return TrackResult((x, y, w, h), 1.0, False)
 
 
-def gate(
-    name: str, data: GateData, reference: list[TrackRun], candidate: list[TrackRun]
-) -> tuple[Agreement, Verdict]:
-    """How far two runs agree, and whether that is enough for a precision of that name."""
-    agreement = agree(data.sequences, reference, candidate)
-    return agreement, judge(agreement, GATES[name])
+def agreement_of(data: GateData, reference: list[TrackRun], subject: list[TrackRun]) -> Agreement:
+    """How far two runs of the same sequences agree."""
+    return agree(data.sequences, reference, subject)
 
 
 @dataclass(frozen=True, slots=True)
-class Gated:
-    """The gate of one precision, with PyTorch's runs, which every candidate is held against.
+class Reference:
+    """PyTorch's run of each sequence, which every converted bundle is held against."""
+
+    data: GateData
+    runs: list[TrackRun]
+
+
+def track_reference(source: Bundle, data: GateData, threads: int | None, progress: Progress) -> Reference:
+    """Track with PyTorch.
+
+    Raises:
+        UserError: PyTorch is not installed, or a sequence cannot be tracked.
+    """
+    progress.stage(f"gate: PyTorch on {data.name}", data.frames)
+    return Reference(data, track(source, "torch", data, threads, progress))
+
+
+@dataclass(frozen=True, slots=True)
+class GateResult:
+    """What a converted bundle's closed loop came to.
 
     Attributes:
-        precision: of ``agreement.GATES``.
-        reference: PyTorch's run of each sequence.
+        engine: that ran it.
     """
 
-    precision: str
+    engine: str
     data: GateData
-    reference: list[TrackRun]
+    agreement: Agreement
+    verdict: Verdict
 
-    def judge(self, trial: Bundle, threads: int | None, watch: Watch) -> tuple[bool, dict[str, Any]]:
-        """Closed loop of a converted bundle in ONNX Runtime: whether it passed, and what to record."""
-        candidate = track(trial, "onnxruntime", self.data, threads, watch)
-        agreement, verdict = gate(self.precision, self.data, self.reference, candidate)
-        return verdict.passed, {
-            "passed": verdict.passed,
-            "detail": verdict.detail,
+    @property
+    def passed(self) -> bool:
+        return self.verdict.passed
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """For the manifest."""
+        return {
+            "passed": self.verdict.passed,
+            "detail": self.verdict.detail,
             "data": self.data.name,
             "sequences": len(self.data.sequences),
             "frames": self.data.frames,
-            "engine": "onnxruntime",
-            "mean_iou": round(agreement.mean_iou, 5),
-            "share_lost": round(agreement.lost, 5),
-            "share_found": round(agreement.found, 5),
-            "auc": round(agreement.auc, 5),
-            "auc_pytorch": round(agreement.auc_reference, 5),
+            "engine": self.engine,
+            "mean_iou": round(self.agreement.mean_iou, 5),
+            "share_lost": round(self.agreement.lost, 5),
+            "share_found": round(self.agreement.found, 5),
+            "auc": round(self.agreement.auc, 5),
+            "auc_pytorch": round(self.agreement.auc_reference, 5),
         }
+
+
+def gate(trial: Bundle, reference: Reference, threads: int | None, progress: Progress) -> GateResult:
+    """Closed loop of a converted bundle beside PyTorch's.
+
+    Raises:
+        UserError: a sequence cannot be tracked.
+    """
+    data, precision = reference.data, str(trial.manifest.precision["name"])
+    progress.stage(f"gate: {precision} on {data.name}", data.frames)
+    runs = track(trial, ENGINE, data, threads, progress)
+    agreement = agreement_of(data, reference.runs, runs)
+    return GateResult(ENGINE, data, agreement, judge(agreement, GATES[precision]))

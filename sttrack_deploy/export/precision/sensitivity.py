@@ -1,12 +1,30 @@
-"""Which layers to quantize: one group at a time, then the cheapest combination that still tracks."""
+"""Which layers to quantize: one group at a time, then the cheapest combination that still tracks.
+
+What was measured becomes a file for programs and a picture for people.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
-__all__ = ["ClosedLoop", "GroupResult", "Probe", "SearchResult", "Step", "search"]
+from sttrack_deploy.export.precision.int8 import Layout
+from sttrack_deploy.progress import SILENT, Progress
+
+__all__ = [
+    "PICTURE",
+    "REPORT",
+    "ClosedLoop",
+    "GroupResult",
+    "Probe",
+    "SearchResult",
+    "Step",
+    "search",
+    "write_report",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,19 +45,18 @@ class ClosedLoop:
         return -self.auc_change - self.error > budget
 
 
-@dataclass(frozen=True, slots=True)
-class Probe:
-    """What the search asks for; every function takes the groups that are quantized.
+class Probe(Protocol):
+    """What the search asks for, of the groups that are quantized."""
 
-    Attributes:
-        step_error: mean ``1 - IoU`` of single steps from recorded states.
-        cost: relative to FP32; below 1 is a gain.
-        closed_loop: see :class:`ClosedLoop`.
-    """
+    def step_error(self, groups: frozenset[str]) -> float:
+        """Mean ``1 - IoU`` of single steps from recorded states."""
+        ...
 
-    step_error: Callable[[frozenset[str]], float]
-    cost: Callable[[frozenset[str]], float]
-    closed_loop: Callable[[frozenset[str]], ClosedLoop]
+    def cost(self, groups: frozenset[str]) -> float:
+        """Relative to FP32; below 1 is a gain."""
+        ...
+
+    def closed_loop(self, groups: frozenset[str]) -> ClosedLoop: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +115,11 @@ class SearchResult:
 
 def search(
     groups: Sequence[str],
-    macs: dict[str, int],
+    macs: Mapping[str, int],
     probe: Probe,
     budget: float,
     step_budget: float = 1.0,
-    note: Callable[[GroupResult | Step], None] = lambda _: None,
+    progress: Progress = SILENT,
 ) -> SearchResult:
     """Measure every group alone, then add them one after the other, the best gain for its error first.
 
@@ -114,7 +131,7 @@ def search(
         macs: multiply-accumulates of each group.
         budget: greatest loss of AUC allowed, 0..1.
         step_budget: greatest step error allowed, 0..1. On few videos a loss of AUC is mostly chance; this is not.
-        note: called with each result as it comes.
+        progress: gets a line for each group that is tried.
     """
     total = max(sum(macs.values()), 1)
     alone = []
@@ -130,7 +147,6 @@ def search(
             loop.auc_change,
             loop.error,
         )
-        note(result)
         alone.append(result)
     order = sorted(alone, key=lambda r: (-(1.0 - r.cost) / max(r.step_error, 1e-6), r.group))
     waiting = [result.group for result in order]
@@ -158,7 +174,8 @@ def search(
             step = Step(group, error, cost, loop.mean_iou, loop.auc_change, loop.error, kept=not why, why=why)
             if step.kept:
                 kept, cost_now = tried, cost
-            note(step)
+            what = "kept" if step.kept else f"left out ({why})"
+            progress.note(f"+ {group}: cost {cost:.3f}, step error {error:.4f}, {what}")
             steps = [*(s for s in steps if s.added != group), step]
         waiting = again
         if kept == before:
@@ -170,3 +187,70 @@ def search(
 
 _WORTH = 0.003
 """A group must save at least this share of FP32's time (or work); less is within what the measurement varies by."""
+
+
+REPORT = "sensitivity.json"
+PICTURE = "sensitivity.png"
+
+
+def write_report(folder: Path, result: SearchResult, layout: Layout) -> None:
+    """``sensitivity.json``, and ``sensitivity.png`` where matplotlib is installed."""
+    cost = (
+        "time over FP32, ONNX Runtime, one thread"
+        if layout == "cpu"
+        else "share of multiply-accumulates left in float"
+    )
+    document = {"cost": cost, "layout": layout, **_finite(result.to_dict())}
+    (folder / REPORT).write_text(json.dumps(document, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    try:
+        import matplotlib  # noqa: F401 (asked for before it is used)
+    except ImportError:
+        return
+    _picture(folder / PICTURE, result)
+
+
+def _finite(value: Any) -> Any:
+    """NaN (not measured) becomes null, which JSON has."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and value != value else value
+
+
+def _picture(path: Path, result: SearchResult) -> None:
+    """Each group's error alone, and how cost and AUC went as groups were added."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(
+        figsize=(12, 0.32 * max(len(result.groups), len(result.steps)) + 2.2), layout="constrained"
+    )
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+    ordered = sorted(result.groups, key=lambda g: g.step_error)
+    colours = ["tab:blue" if g.group in result.chosen else "0.75" for g in ordered]
+    left.barh([g.group for g in ordered], [100 * g.step_error for g in ordered], color=colours)
+    left.set_xlabel("step error with this group alone in INT8 (1 - IoU, %)")
+    left.set_title("Sensitivity (blue: quantized in the end)", loc="left", fontsize=10)
+    steps = [s for s in result.steps if s.auc_change == s.auc_change]
+    rows = list(range(len(steps)))
+    right.barh(
+        rows, [100 * s.auc_change for s in steps], color=["tab:blue" if s.kept else "0.75" for s in steps]
+    )
+    right.errorbar(
+        [100 * s.auc_change for s in steps],
+        rows,
+        xerr=[100 * s.auc_error for s in steps],
+        fmt="none",
+        ecolor="0.3",
+        capsize=3,
+    )
+    right.axvline(-100 * result.budget, color="tab:red", linewidth=1)
+    right.set_yticks(rows, [f"+ {s.added}  ({s.cost:.2f})" for s in steps])
+    right.invert_yaxis()
+    right.set_xlabel("change of AUC (points) with standard error; red: budget")
+    right.set_title("Groups added in turn (in brackets: the cost)", loc="left", fontsize=10)
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=110)

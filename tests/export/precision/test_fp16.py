@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from precision_inputs import Silent, outputs, recorded
+from precision_inputs import outputs, recorded
 
 from sttrack_deploy.bundle import Bundle
-from sttrack_deploy.export.precision import fp16_choice
+from sttrack_deploy.export.precision import fp16
 from sttrack_deploy.export.precision.bundle_writer import check_graph
-from sttrack_deploy.export.precision.fp16 import convert, parts, wide_nodes
-from sttrack_deploy.export.precision.fp16_choice import choose_parts
+from sttrack_deploy.export.precision.fp16 import choose_parts, convert, parts, wide_nodes
 from sttrack_deploy.export.precision.int8 import quantize
 from sttrack_deploy.export.precision.layers import quantizable_layers
-from sttrack_deploy.export.precision.ranges import measure_ranges, open_model
+from sttrack_deploy.export.precision.measurements import StepError, measure_ranges, open_model
 
 
 def model_of(
@@ -175,7 +176,7 @@ def test_a_part_is_kept_only_if_its_error_matters(tiny_bundle: Bundle) -> None:
     model = onnx.load(tiny_bundle.search_path)
     samples = list(recorded(tiny_bundle, 3).all_searches())
     maxima = {n: r.absmax for n, r in measure_ranges(model, samples, threads=1).items()}
-    choice = choose_parts(model, maxima, samples, 0.0, 1, Silent())
+    choice = choose_parts(model, maxima, StepError(model, samples, threads=1))
     error = choice.recipe["step_error"]
     now, kept = error["all_fp16"], []
     for beside in error["with_fp32"]:
@@ -195,7 +196,6 @@ def test_a_part_is_found_behind_one_that_hides_it() -> None:
     errors = {frozenset(): 1.0, frozenset("a"): 0.1, frozenset("b"): 0.95, frozenset("ab"): 0.02}
 
     class Scripted:
-        def __init__(self, *_: object) -> None: ...
         def __len__(self) -> int:
             return 1
 
@@ -203,11 +203,10 @@ def test_a_part_is_found_behind_one_that_hides_it() -> None:
             return errors[nodes]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fp16_choice, "StepError", Scripted)
-        patch.setattr(fp16_choice.fp16, "parts", lambda _: {"a": ["a"], "b": ["b"]})
-        patch.setattr(fp16_choice.fp16, "wide_nodes", lambda *_: [])
-        patch.setattr(fp16_choice.fp16, "convert", lambda _, nodes: frozenset(nodes))
-        choice = choose_parts(model, {}, [], 0.0, 1, Silent())
+        patch.setattr(fp16, "parts", lambda _: {"a": ["a"], "b": ["b"]})
+        patch.setattr(fp16, "wide_nodes", lambda *_: [])
+        patch.setattr(fp16, "convert", lambda _, nodes: frozenset(nodes))
+        choice = choose_parts(model, {}, cast("StepError", Scripted()))
     assert choice.parts == ("a", "b")
     assert choice.recipe["step_error"]["chosen"] == 0.02
 

@@ -22,7 +22,7 @@ from sttrack_deploy.export.precision.layers import (
     quantizable_layers,
     read_groups,
 )
-from sttrack_deploy.export.precision.ranges import measure_ranges, open_model
+from sttrack_deploy.export.precision.measurements import measure_ranges, open_model
 
 
 def calibrated(model: onnx.ModelProto, bundle: Bundle) -> dict[str, float]:

@@ -12,8 +12,8 @@ from precision_inputs import recorded
 from progress_log import ProgressLog
 
 from sttrack_deploy.bundle import Bundle
-from sttrack_deploy.export.precision.ranges import BINS, TensorRange, largest_values, measure_ranges
-from sttrack_deploy.export.precision.thresholds import METHODS
+from sttrack_deploy.export.precision import METHODS
+from sttrack_deploy.export.precision.measurements import BINS, TensorRange, largest_values, measure_ranges
 
 
 def ranged(*samples: np.ndarray) -> TensorRange:

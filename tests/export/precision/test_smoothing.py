@@ -8,10 +8,16 @@ import pytest
 from precision_inputs import outputs, recorded
 
 from sttrack_deploy.bundle import Bundle
-from sttrack_deploy.export.precision.int8 import activations, quantize
+from sttrack_deploy.export.precision.int8 import (
+    Factors,
+    activations,
+    quantize,
+    smooth,
+    smoothed_name,
+    smoothing_factors,
+)
 from sttrack_deploy.export.precision.layers import Layer, quantizable_layers
-from sttrack_deploy.export.precision.ranges import all_tensors, measure_ranges, open_model
-from sttrack_deploy.export.precision.smoothing import Factors, smooth, smoothed_name, smoothing_factors
+from sttrack_deploy.export.precision.measurements import all_tensors, measure_ranges, open_model
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from sttrack_deploy.export.precision.step_error import StepError
-from sttrack_deploy.export.precision.timing import time_ratio
+from sttrack_deploy.export.precision.measurements import StepError, time_ratio
 
 
 def predictor(shift: float) -> onnx.ModelProto:

@@ -1,12 +1,11 @@
-"""``sttrack-export --precision``: what is written, what is refused, and that nothing is half-written."""
+"""``sttrack-convert``, ``sttrack-export --from``: what is written, what is refused, nothing is half-written."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -17,14 +16,18 @@ from moving_square import truth_of, write_sequence
 from sttrack_deploy.bundle import Bundle, TrackingPolicy, open_bundle
 from sttrack_deploy.calib.recorder import Recording, record
 from sttrack_deploy.calib.sources import read_annotated_videos
-from sttrack_deploy.cli.export import main
+from sttrack_deploy.cli.convert import main
+from sttrack_deploy.cli.export import main as export_main
 from sttrack_deploy.engines.onnxruntime.engine import OnnxRuntimeEngine
 from sttrack_deploy.export import exporter
-from sttrack_deploy.export.precision import int8_choice
-from sttrack_deploy.export.precision.gate import DEMO, Gated, gate_data, track
+from sttrack_deploy.export.precision import convert as conversion
+from sttrack_deploy.export.precision import plan
+from sttrack_deploy.export.precision.gate import DEMO, GateResult, Reference, gate, gate_data, track
+from sttrack_deploy.export.precision.job import PrecisionOptions
+from sttrack_deploy.progress import Progress
 from sttrack_deploy.runtime.demo import DemoClip
 from sttrack_deploy.sequences.sequence import frames_of
-from sttrack_deploy.verification.agreement import GATES, Gate
+from sttrack_deploy.verification.agreement import GATES, Gate, Verdict
 
 OPEN, SHUT = Gate(None, 1.0, 1.0, both_ways=False), Gate(1.1, 0.0, 0.0, both_ways=True)
 
@@ -62,8 +65,8 @@ def open_gates(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(GATES, name, OPEN)
 
 
-def export(world: World, out: Path, *more: object) -> Result:
-    words = ["--from", world.bundle.path, "--out", out, "--gate-data", world.videos, *more]
+def convert(world: World, out: Path, *more: object) -> Result:
+    words = [world.bundle.path, "--out", out, "--gate-data", world.videos, *more]
     return CliRunner().invoke(main, [str(w) for w in words])
 
 
@@ -74,7 +77,7 @@ def made(result: Result, out: Path) -> Bundle:
 
 def test_fp16(world: World, tmp_path: Path) -> None:
     out = tmp_path / "half"
-    result = export(world, out, "--precision", "fp16")
+    result = convert(world, out, "--precision", "fp16")
     bundle = made(result, out)
     m, before = bundle.manifest, world.bundle.manifest
     assert sorted(p.name for p in out.iterdir()) == sorted(p.name for p in world.bundle.path.iterdir())
@@ -103,7 +106,7 @@ def test_fp16(world: World, tmp_path: Path) -> None:
 def test_int8(layout: str, unsigned: bool, world: World, tmp_path: Path) -> None:
     out = tmp_path / "int8"
     more = ("--precision", "int8", "--calib", world.calibration, "--layers", "backbone", "--qdq", layout)
-    m = made(export(world, out, *more), out).manifest
+    m = made(convert(world, out, *more), out).manifest
     recipe = m.precision["int8"]
     assert recipe["groups"] == ["backbone /2", "backbone /4", "backbone /8", "backbone /16"]
     assert recipe["layout"] == layout
@@ -125,7 +128,6 @@ def test_int8_fp16_the_template_too_beside_its_bundle(world: World, tmp_path: Pa
     groups = tmp_path / "groups.txt"
     groups.write_text("backbone /8\n")
     words = [
-        "--from",
         here,
         "--gate-data",
         world.videos,
@@ -144,7 +146,7 @@ def test_int8_fp16_the_template_too_beside_its_bundle(world: World, tmp_path: Pa
 
 
 def test_the_search_writes_its_report(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(int8_choice, "group_names", lambda layers: ["backbone /8", "head 0"])
+    monkeypatch.setattr(plan, "group_names", lambda layers: ["backbone /8", "head 0"])
     out = tmp_path / "auto"
     more = (
         "--precision",
@@ -158,7 +160,7 @@ def test_the_search_writes_its_report(world: World, tmp_path: Path, monkeypatch:
         "--step-budget",
         1,
     )
-    result = export(world, out, *more)
+    result = convert(world, out, *more)
     recipe = made(result, out).manifest.precision["int8"]
     assert recipe["groups"] == ["backbone /8", "head 0"]
     report = json.loads((out / "sensitivity.json").read_text())
@@ -169,10 +171,10 @@ def test_the_search_writes_its_report(world: World, tmp_path: Path, monkeypatch:
 
 
 def test_nothing_to_gain_is_said(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(int8_choice, "group_names", lambda layers: ["backbone /8"])
-    monkeypatch.setattr(int8_choice, "gate", lambda *given: (_Far(), None))
+    monkeypatch.setattr(plan, "group_names", lambda layers: ["backbone /8"])
+    monkeypatch.setattr(plan, "agreement_of", lambda *given: _Far())
     more = ("--precision", "int8", "--calib", world.calibration, "--search-data", world.videos)
-    result = export(world, tmp_path / "none", *more)
+    result = convert(world, tmp_path / "none", *more)
     assert result.exit_code == 1
     assert "no layer of" in result.stderr
     assert "--budget" in result.stderr
@@ -185,7 +187,7 @@ class _Far:
 
 def test_a_failed_gate_writes_nothing(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(GATES, "fp16", SHUT)
-    result = export(world, tmp_path / "out", "--precision", "fp16", "--calib", world.calibration)
+    result = convert(world, tmp_path / "out", "--precision", "fp16", "--calib", world.calibration)
     assert result.exit_code == 1
     assert "fp16 fails its gate on videos: mean IoU" in result.stderr
     assert "--force" in result.stderr
@@ -196,7 +198,7 @@ def test_forced_it_is_written_and_says_so(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(GATES, "fp16", SHUT)
-    result = export(world, tmp_path / "out", "--precision", "fp16", "--calib", world.calibration, "--force")
+    result = convert(world, tmp_path / "out", "--precision", "fp16", "--calib", world.calibration, "--force")
     assert made(result, tmp_path / "out").manifest.precision["gate"]["passed"] is False
     assert "gate FAILED" in result.stderr
 
@@ -213,7 +215,7 @@ def test_a_checkpoint_is_exported_and_converted_in_one_go(
     monkeypatch.setattr(exporter, "export_bundle", export_bundle)
     words = ["--checkpoint", tiny_weights, "--out", tmp_path / "out", "--no-validate", "--precision", "int8"]
     words += ["--calib", world.calibration, "--layers", "backbone", "--gate-data", world.videos]
-    result = CliRunner().invoke(main, [str(w) for w in words])
+    result = CliRunner().invoke(export_main, [str(w) for w in words])
     m = made(result, tmp_path / "out").manifest
     assert m.precision["name"] == "int8"
     assert m.weights["sha256"] == world.bundle.manifest.weights["sha256"]
@@ -223,10 +225,8 @@ def test_a_checkpoint_is_exported_and_converted_in_one_go(
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ((), "add --precision"),
+        ((), "Missing option '--precision'"),
         (("--precision", "int8"), "sttrack-calibrate"),
-        (("--precision", "fp16", "--checkpoint", "w.pth"), "leave --checkpoint w.pth out"),
-        (("--precision", "fp16", "--model", "sttrack-r50"), "leave --model sttrack-r50 out"),
         (("--precision", "int8-fp16", "--qdq", "cpu", "--calib", "x"), "portable layout"),
         (
             ("--precision", "int8", "--layers", "heads", "--calib", "SET"),
@@ -236,16 +236,39 @@ def test_a_checkpoint_is_exported_and_converted_in_one_go(
 )
 def test_wrong_calls(more: tuple[str, ...], message: str, world: World, tmp_path: Path) -> None:
     words = [str(world.calibration) if w == "SET" else w for w in more]
-    result = export(world, tmp_path / "out", *words)
+    result = convert(world, tmp_path / "out", *words)
     assert result.exit_code == 2, result.output
     assert message in " ".join(result.stderr.split())
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_a_bundle_or_a_checkpoint() -> None:
-    result = CliRunner().invoke(main, ["--precision", "fp16"])
-    assert result.exit_code == 2
-    assert "--from BUNDLE" in result.stderr
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--precision", "fp16"), "--from BUNDLE"),
+        (("--from", "b"), "add --precision fp16, int8 or int8-fp16"),
+        (("--from", "b", "--precision", "fp16", "--checkpoint", "w.pth"), "leave --checkpoint w.pth out"),
+        (("--from", "b", "--precision", "fp16", "--model", "sttrack-r50"), "leave --model sttrack-r50 out"),
+    ],
+)
+def test_wrong_calls_of_the_alias(words: tuple[str, ...], message: str) -> None:
+    result = CliRunner().invoke(export_main, words)
+    assert result.exit_code == 2, result.output
+    assert message in " ".join(result.stderr.split())
+
+
+def test_the_alias_converts_the_same(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[tuple[Path, Path, PrecisionOptions]] = []
+    monkeypatch.setattr("sttrack_deploy.cli.convert.convert", lambda *call: given.append(call))
+    monkeypatch.setattr("sttrack_deploy.cli.export.convert", lambda *call: given.append(call))
+    rest = ["--precision", "int8", "--calib", "SET", "--budget", "0.01", "--search-data", "DIR"]
+    for main_, words in ((main, [str(world.bundle.path)]), (export_main, ["--from", str(world.bundle.path)])):
+        result = CliRunner().invoke(main_, [*words, *rest])
+        assert result.exit_code == 0, result.output
+    assert given[0] == given[1]
+    source, out, options = given[0]
+    assert (source, out.name) == (world.bundle.path, f"{world.bundle.path.name}-int8")
+    assert (options.calibration, options.budget, options.search_data) == (Path("SET"), 0.01, (Path("DIR"),))
 
 
 def test_only_fp32_is_converted_and_never_onto_itself(world: World, tmp_path: Path) -> None:
@@ -253,11 +276,11 @@ def test_only_fp32_is_converted_and_never_onto_itself(world: World, tmp_path: Pa
     shutil.copytree(world.bundle.path, half)
     manifest = half / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"name": "fp32"', '"name": "fp16"'))
-    words = ["--from", half, "--precision", "fp16", "--out", tmp_path / "quarter"]
+    words = [half, "--precision", "fp16", "--out", tmp_path / "quarter"]
     again = CliRunner().invoke(main, [str(w) for w in words])
     assert again.exit_code == 1
     assert "is fp16; convert the fp32 one" in again.stderr
-    onto = export(world, world.bundle.path, "--precision", "fp16")
+    onto = convert(world, world.bundle.path, "--precision", "fp16")
     assert onto.exit_code == 2
     assert open_bundle(world.bundle.path).manifest.precision["name"] == "fp32"
 
@@ -267,7 +290,7 @@ def test_a_set_of_other_graphs_is_refused(world: World, tmp_path: Path) -> None:
     text = (tmp_path / "set" / "manifest.json").read_text()
     sha = world.bundle.manifest.search.sha256
     (tmp_path / "set" / "manifest.json").write_text(text.replace(sha, "0" * 64))
-    result = export(world, tmp_path / "out", "--precision", "int8", "--calib", tmp_path / "set")
+    result = convert(world, tmp_path / "out", "--precision", "int8", "--calib", tmp_path / "set")
     assert result.exit_code == 1
     assert "recorded with another bundle" in result.stderr
 
@@ -305,19 +328,18 @@ def test_windows_start_again_on_the_truth(world: World, monkeypatch: pytest.Monk
 def test_a_search_gives_groups_back_until_the_gate_is_passed(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failures: int
 ) -> None:
-    monkeypatch.setattr(int8_choice, "group_names", lambda layers: ["backbone /8", "head 0"])
-    judge = Gated.judge
+    monkeypatch.setattr(plan, "group_names", lambda layers: ["backbone /8", "head 0"])
     left = [failures]
 
-    def failing(self: Gated, trial: Bundle, threads: int | None, watch: Any) -> tuple[bool, dict[str, Any]]:
-        passed, facts = judge(self, trial, threads, watch)
+    def failing(trial: Bundle, reference: Reference, threads: int | None, progress: Progress) -> GateResult:
+        result = gate(trial, reference, threads, progress)
         left[0] -= 1
-        return (passed, facts) if left[0] < 0 else (False, {**facts, "passed": False, "detail": "too far"})
+        return result if left[0] < 0 else replace(result, verdict=Verdict(False, "too far"))
 
-    monkeypatch.setattr(Gated, "judge", failing)
+    monkeypatch.setattr(conversion, "gate", failing)
     out = tmp_path / "auto"
     words = ("--precision", "int8", "--calib", world.calibration, "--search-data", world.videos)
-    result = export(world, out, *words, "--budget", 1, "--step-budget", 1)
+    result = convert(world, out, *words, "--budget", 1, "--step-budget", 1)
     if failures == 2:  # with one group left there is nothing to give back
         assert result.exit_code == 1
         assert "int8 fails its gate on videos: too far" in result.stderr
