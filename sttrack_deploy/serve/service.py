@@ -375,4 +375,4 @@ class Service:
             reading.go()
         elif track.active or track.state in ("done", "failed"):
             track.set_state("paused")
-        track.tell("state", track.describe())
+        track.tell_state()

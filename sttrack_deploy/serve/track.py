@@ -251,9 +251,15 @@ class Track:
 
     def set_state(self, state: State, message: str = "") -> None:
         """Change the state and tell everybody."""
-        if (state, message) != (self.state, self.message):
-            self.state, self.message = state, message
-            self.tell("state", self.describe())
+        with self.lock:
+            if (state, message) != (self.state, self.message):
+                self.state, self.message = state, message
+                self.tell_state()
+
+    def tell_state(self) -> None:
+        """Tell everybody what the track is now; ``sequence`` orders this among answers to requests."""
+        with self.lock:  # described and logged at once, or an older state could stand last in the log
+            self.tell("state", {**self.describe(), "sequence": self._sequence + 1})
 
     def publish(self, found: Sequence[Found]) -> None:
         """Add one frame's results."""

@@ -118,6 +118,23 @@ def test_a_corrected_target_goes_on_from_there_and_the_other_stays(serve: Serve,
     assert [json.loads(data)["frame"] for kind, data in heard if kind == "message"] == list(range(8, 20))
 
 
+def test_the_last_state_told_is_the_state(serve: Serve, clip: Path) -> None:
+    """One frame is tracked again before the answer is out: an event, or an answer, must not bring back what was before."""
+    served = serve()
+    track = served.track(served.upload(clip), truth(0))
+    served.until(track, "done")
+    for _ in range(20):
+        body = {"target": 1, "frame": 19, "box": list(truth(19))}
+        answer = served.post(f"/api/tracks/{track['id']}/correct", body).json()
+        served.until(track, "done")
+        log = served.service.track(track["id"]).events(0)
+        assert log is not None
+        told = [event for event in log if event.kind == "state"]
+        assert [event.data["sequence"] for event in told] == [event.sequence for event in told]
+        assert told[-1].data["state"] == "done"
+        assert answer["state"] == "done" or answer["sequence"] < told[-1].sequence
+
+
 def test_pause_add_resume_stop_restart_delete(serve: Serve, clip: Path) -> None:
     served = serve(seconds=0.03)
     track = served.track(served.upload(clip), truth(0))

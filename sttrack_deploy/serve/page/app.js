@@ -511,7 +511,8 @@ function later() {
 }
 
 function update(now) {
-  if (!track || now.id !== track.id) return;
+  // An answer may come after the event that tells what happened since.
+  if (!track || now.id !== track.id || now.sequence < track.sequence) return;
   const before = track.state;
   track = now;
   if (now.state === "done" && before === "running" && source && !source.live)
