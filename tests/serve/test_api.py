@@ -119,7 +119,7 @@ def test_a_corrected_target_goes_on_from_there_and_the_other_stays(serve: Serve,
 
 
 def test_the_last_state_told_is_the_state(serve: Serve, clip: Path) -> None:
-    """One frame is tracked again before the answer is out: an event, or an answer, must not bring back what was before."""
+    """One frame is tracked again before the answer is out; neither may bring back what was before."""
     served = serve()
     track = served.track(served.upload(clip), truth(0))
     served.until(track, "done")
