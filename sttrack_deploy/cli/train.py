@@ -342,10 +342,9 @@ def _duration(seconds: float) -> str:
 
 def _conclude(trainer: Trainer, display: _Display, ahead: int) -> None:
     """What was made, where, how big, how good, and what to type next."""
-    from sttrack_deploy.models.training.curves import CURVES
     from sttrack_deploy.models.training.trainer import BEST, WEIGHTS
-    from sttrack_deploy.models.training.training_log import LOG
-    from sttrack_deploy.models.training.validation_strip import STRIP
+    from sttrack_deploy.models.training.training_log import CURVES, LOG
+    from sttrack_deploy.models.training.validation import STRIP
 
     folder = trainer.folder
     weights, best = folder / WEIGHTS, folder / BEST

@@ -15,8 +15,7 @@ from sttrack_deploy.bundle import Bundle
 from sttrack_deploy.export.graph_rewrites import SinePosition, streamlined
 from sttrack_deploy.models import network as network_module
 from sttrack_deploy.models.config import ModelConfig
-from sttrack_deploy.models.network import STTrack, TrackState
-from sttrack_deploy.models.position import sine_position
+from sttrack_deploy.models.network import STTrack, TrackState, sine_position
 
 CONFIGS = {
     "test": TINY,

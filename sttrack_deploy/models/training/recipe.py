@@ -6,18 +6,17 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from sttrack_deploy.errors import UserError
 from sttrack_deploy.models.config import ModelConfig, preset
 from sttrack_deploy.models.training.clips.recipe import DataRecipe
 from sttrack_deploy.models.training.losses import LossWeights
-from sttrack_deploy.models.training.optimizer_recipe import OptimizerRecipe
+from sttrack_deploy.models.training.optimizer import Autocast, OptimizerRecipe
 from sttrack_deploy.records import fill, parse_toml, read_text, show
 
 __all__ = ["Autocast", "OptimizerRecipe", "Recipe", "read_recipe"]
 
-Autocast = Literal["none", "bf16", "fp16"]
 DEFAULT_PRESET = "sttrack-plain"
 """The small network with a corner head; ``sttrack-nano`` is trained in closed loop (``closed_loop/``)."""
 
@@ -58,7 +57,7 @@ class Recipe:
         return fill(cls, {**data, **tables}, where)
 
     def length(self, shares: int) -> int:
-        """Steps of the whole schedule, with ``shares`` batches side by side in each (see ``shares.py``)."""
+        """Steps of the whole schedule, with ``shares`` batches side by side in each (see ``clips/batch.py``)."""
         return self.optimizer.length(self.data.clips * shares * self.optimizer.accumulate)
 
 

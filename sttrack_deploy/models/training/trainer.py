@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import signal
+import threading
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -18,25 +21,64 @@ from torch import Tensor, nn
 from sttrack_deploy.errors import MissingDependencyError, UserError
 from sttrack_deploy.models.network import STTrack
 from sttrack_deploy.models.training.checkpoints import CheckpointFolder, check_belongs, unpack
-from sttrack_deploy.models.training.clip_forward import ClipNetwork, LikenessProbe
-from sttrack_deploy.models.training.clips.batch import ClipBatch, ClipSource, seeded
-from sttrack_deploy.models.training.curves import CURVES, draw_curves
-from sttrack_deploy.models.training.distributed import ALONE, Processes
+from sttrack_deploy.models.training.clips.batch import ClipBatch, ClipFeed, ClipSource, Prefetched, seeded
+from sttrack_deploy.models.training.distributed import ALONE, Processes, synchronise_batch_norm
 from sttrack_deploy.models.training.initialization import fresh_network
 from sttrack_deploy.models.training.losses import grade
-from sttrack_deploy.models.training.meter import Meter
-from sttrack_deploy.models.training.optimizer import Optimizer, freeze_parts, train_mode
+from sttrack_deploy.models.training.optimizer import Optimizer, freeze_parts, learning_rate_at, train_mode
 from sttrack_deploy.models.training.recipe import Recipe
-from sttrack_deploy.models.training.schedule import learning_rate_at
-from sttrack_deploy.models.training.shares import ClipFeed, Prefetched
-from sttrack_deploy.models.training.stopping import StopRequest
-from sttrack_deploy.models.training.synced_norm import synchronise_batch_norm
-from sttrack_deploy.models.training.training_log import LOG, Progress, TrainingLog, Validation
-from sttrack_deploy.models.training.validation import grade_predictions, predict_clips
-from sttrack_deploy.models.training.validation_strip import STRIP, draw_validation_strip
+from sttrack_deploy.models.training.training_log import (
+    CURVES,
+    LOG,
+    Meter,
+    Progress,
+    TrainingLog,
+    Validation,
+    draw_curves,
+)
+from sttrack_deploy.models.training.validation import (
+    STRIP,
+    ClipNetwork,
+    LikenessProbe,
+    draw_validation_strip,
+    grade_predictions,
+    predict_clips,
+)
 from sttrack_deploy.models.weights import save_weights
 
-__all__ = ["BEST", "WEIGHTS", "RunOptions", "Trainer"]
+__all__ = ["BEST", "WEIGHTS", "RunOptions", "StopRequest", "Trainer"]
+
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class StopRequest(contextlib.AbstractContextManager["StopRequest"]):
+    """Within the block the first signal is remembered in :attr:`made`; a second Ctrl-C interrupts at once.
+
+    Args:
+        launched: this process belongs to a launcher. That gets the Ctrl-C of a terminal too and passes it on, so
+            a second signal tells nothing, and all are remembered only.
+    """
+
+    def __init__(self, launched: bool = False) -> None:
+        self.made, self.launched = False, launched
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        if threading.current_thread() is threading.main_thread():  # others get no signals
+            self._previous = {number: signal.signal(number, self._remember) for number in _SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _remember(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        if self.made and number == signal.SIGINT and not self.launched:
+            raise KeyboardInterrupt
+        self.made = True
+
 
 BEST, WEIGHTS = "best.safetensors", "weights.safetensors"
 

@@ -1,4 +1,4 @@
-"""What a run tells about itself while it runs: a CSV file, and TensorBoard's if it is wanted."""
+"""What a run tells about itself: means over steps, a CSV file, TensorBoard's if it is wanted, learning curves."""
 
 from __future__ import annotations
 
@@ -6,14 +6,38 @@ import contextlib
 import csv
 import importlib
 import math
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sttrack_deploy.errors import MissingDependencyError
+import torch
+from torch import Tensor
+
+from sttrack_deploy.errors import MissingDependencyError, UserError
 from sttrack_deploy.files import atomic_path
+from sttrack_deploy.models.training.distributed import Processes
+from sttrack_deploy.models.training.losses import LossTerms
+from sttrack_deploy.models.training.recipe import Recipe
+from sttrack_deploy.plotting import Plot, drawing, new_figure, tracker_style
 
-__all__ = ["COLUMNS", "LOG", "TENSORBOARD", "Progress", "TrainingLog", "Validation", "read_log"]
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = [
+    "COLUMNS",
+    "CURVES",
+    "LOG",
+    "TENSORBOARD",
+    "Meter",
+    "Progress",
+    "TrainingLog",
+    "Validation",
+    "draw_curves",
+    "read_log",
+]
+
 
 LOG, TENSORBOARD = "log.csv", "tensorboard"
 
@@ -143,3 +167,153 @@ def _cell(row: dict[str, Any], name: str) -> str:
     value = row[name]
     code = _FORMATS.get(name, ".4f")
     return format(int(value) if code == "d" else value, code)
+
+
+HOPELESS = 100
+"""So many steps in a row without a finite gradient: it will not come back. (fp16's scale settles in 20.)"""
+
+
+class Meter:
+    """Sums since the last line, kept on the device until a line is due.
+
+    Args:
+        recipe: of the run.
+        shares: batches of a step.
+        processes: that the line is about; each keeps its own sums.
+        device: where the losses are.
+        steps_left: to the end of this leg.
+    """
+
+    def __init__(
+        self, recipe: Recipe, shares: int, processes: Processes, device: str, steps_left: int
+    ) -> None:
+        self.processes, self.steps_left = processes, steps_left
+        self.frames_a_step = recipe.data.clips * recipe.data.frames * recipe.optimizer.accumulate * shares
+        self._in_a_row = torch.zeros((), device=device)
+        self._clear()
+
+    def _clear(self) -> None:
+        device = self._in_a_row.device
+        self._terms = torch.zeros(len(LossTerms._fields), device=device)
+        self._skipped = torch.zeros((), device=device)
+        self._batches = self._steps = 0
+        self._waited, self._started = 0.0, time.monotonic()
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """The block waits for clips."""
+        start = time.monotonic()
+        yield
+        self._waited += time.monotonic() - start
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """The block does not count: validating and saving say nothing about the pace."""
+        start = time.monotonic()
+        yield
+        self._started += time.monotonic() - start
+
+    def add(self, terms: LossTerms) -> None:
+        """The losses of a batch."""
+        self._terms += torch.stack([term.detach() for term in terms])
+        self._batches += 1
+
+    def add_step(self, skipped: Tensor) -> None:
+        """A step is over; ``skipped`` is bool ``()``."""
+        self._steps += 1
+        self.steps_left -= 1
+        self._skipped += skipped
+        self._in_a_row = (self._in_a_row + 1) * skipped
+
+    def line(self, step: int, steps: int, learning_rate: float, validation: Validation | None) -> Progress:
+        """The line of the log after ``step`` of ``steps``; all processes call it. The sums start again.
+
+        Raises:
+            UserError: the gradient has not been finite for long.
+        """
+        counts = torch.stack((self._skipped, self._in_a_row))
+        sums = self.processes.average(torch.cat((self._terms, counts))).tolist()  # waits for the device
+        terms = LossTerms(*(torch.tensor(value / max(1, self._batches)) for value in sums[:-2]))
+        passed = max(1e-9, time.monotonic() - self._started)
+        bare = max(1e-9, passed - self._waited)
+        frames = self.frames_a_step * self._steps
+        if sums[-1] >= HOPELESS:
+            raise UserError(
+                f"the gradient was not finite for {int(sums[-1])} steps up to step {step}: lower learning_rate, or "
+                "choose autocast = 'none'; the last checkpoint is from before"
+            )
+        line = Progress(
+            step=step,
+            steps=steps,
+            loss=float(terms.total),
+            giou=float(terms.giou),
+            l1=float(terms.l1),
+            corner=float(terms.corner),
+            foreground=float(terms.foreground),
+            iou=float(terms.iou),
+            frames_per_second=frames / passed,
+            bare_frames_per_second=frames / bare,
+            waiting=min(1.0, self._waited / passed),
+            learning_rate=learning_rate,
+            skipped=int(sums[-2]),
+            seconds_left=self.steps_left * passed / max(1, self._steps),
+            validation=validation,
+        )
+        self._clear()
+        return line
+
+
+CURVES = "curves.png"
+
+Series = tuple[list[float], list[float]]
+
+
+def draw_curves(log: Path, out: Path) -> None:
+    """Draw loss, IoU, speed and learning rate over the steps.
+
+    Args:
+        log: the run's CSV file.
+        out: PNG, replaced in one go.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+    """
+    rows = read_log(log)
+    with drawing("training"):
+        figure = new_figure(9.0, 6.0)
+        loss, quality, speed, rate = figure.subplots(2, 2).flatten()
+        for index, name in enumerate(("loss", "giou", "l1", "corner", "foreground")):
+            _line(loss, rows, name, index, name if index else "loss, weighted")
+        loss.set_yscale("log")
+        _title(loss, "Loss", "")
+        _line(quality, rows, "iou", 0, "training clips")
+        _line(quality, rows, "val_iou", 1, "held-out clips")
+        _line(quality, rows, "val_auroc", 2, "AUROC of the confidence")
+        _title(quality, "IoU and confidence", "")
+        quality.set_ylim(0, 1)
+        _line(speed, rows, "frames_per_second", 0, "with making clips")
+        _line(speed, rows, "bare_frames_per_second", 1, "without")
+        _title(speed, "Search frames a second", "step")
+        speed.set_ylim(bottom=0)
+        _line(rate, rows, "learning_rate", 0, "")
+        _title(rate, "Learning rate", "step")
+        plot = Plot("training", "Training", "Loss, IoU, speed and learning rate over the steps", figure)
+        with atomic_path(out) as temporary:
+            temporary.write_bytes(plot.png(110))
+
+
+def _line(axes: Axes, rows: list[dict[str, float]], name: str, index: int, label: str) -> None:
+    steps = [row["step"] for row in rows if name in row]
+    values = [row[name] for row in rows if name in row]
+    if any(values):  # a term that the network has no target for stays 0
+        style = tracker_style(index)
+        # A few points would make no line.
+        marker = style.marker if len(values) < 30 else None
+        axes.plot(steps, values, color=style.colour, marker=marker, markersize=3, linewidth=1.2, label=label)
+
+
+def _title(axes: Axes, title: str, below: str) -> None:
+    axes.set_title(title)
+    axes.set_xlabel(below)
+    if axes.get_legend_handles_labels()[1]:
+        axes.legend()

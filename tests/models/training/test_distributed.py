@@ -15,10 +15,9 @@ from noise_clips import NoiseClips, noise_recipe, train
 
 from sttrack_deploy.errors import UserError
 from sttrack_deploy.models.training.checkpoints import unpack
-from sttrack_deploy.models.training.clips.batch import ClipBatch
+from sttrack_deploy.models.training.clips.batch import ClipBatch, ClipFeed, Prefetched
 from sttrack_deploy.models.training.distributed import Processes, launched_processes
 from sttrack_deploy.models.training.losses import LossWeights, grade
-from sttrack_deploy.models.training.shares import ClipFeed, Prefetched
 from sttrack_deploy.models.training.trainer import RunOptions, Trainer
 from sttrack_deploy.models.training.training_log import read_log
 

@@ -13,11 +13,10 @@ from tiny import TINY, lively_network
 from sttrack_deploy.errors import UserError
 from sttrack_deploy.models.network import STTrack
 from sttrack_deploy.models.published import config_from_yaml
-from sttrack_deploy.models.training.clip_forward import LikenessProbe
 from sttrack_deploy.models.training.clips.batch import ClipBatch
 from sttrack_deploy.models.training.initialization import fresh_network, load_backbone, load_initial
 from sttrack_deploy.models.training.trainer import WEIGHTS, Trainer
-from sttrack_deploy.models.training.validation import predict_clips
+from sttrack_deploy.models.training.validation import LikenessProbe, predict_clips
 from sttrack_deploy.models.weights import load_weights, save_weights
 
 RESNET = dataclasses.replace(TINY, name="small", backbone="resnet18", plain_channels=(), plain_blocks=())

@@ -20,15 +20,13 @@ from tiny import TINY, lively_network
 from sttrack_deploy.cli.train import main
 from sttrack_deploy.errors import UserError
 from sttrack_deploy.models.training.checkpoints import CheckpointFolder
-from sttrack_deploy.models.training.clip_forward import LikenessProbe, forward_clip
 from sttrack_deploy.models.training.clips.batch import ClipBatch, ClipGeometry
 from sttrack_deploy.models.training.clips.synthetic.image_bank import ImageBank
 from sttrack_deploy.models.training.clips.synthetic.source import SyntheticSource
-from sttrack_deploy.models.training.curves import CURVES
 from sttrack_deploy.models.training.recipe import read_recipe
 from sttrack_deploy.models.training.trainer import BEST, WEIGHTS, RunOptions, Trainer
-from sttrack_deploy.models.training.training_log import Progress, read_log
-from sttrack_deploy.models.training.validation_strip import STRIP
+from sttrack_deploy.models.training.training_log import CURVES, Progress, read_log
+from sttrack_deploy.models.training.validation import STRIP, LikenessProbe, forward_clip
 from sttrack_deploy.models.weights import load_weights
 
 SHELF = Path(__file__).parents[3] / "models"
@@ -192,7 +190,7 @@ def test_a_step_without_a_finite_gradient_is_left_out(tmp_path: Path) -> None:
 
 
 def test_a_run_without_gradients_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sttrack_deploy.models.training.meter.HOPELESS", 4)
+    monkeypatch.setattr("sttrack_deploy.models.training.training_log.HOPELESS", 4)
     with pytest.raises(UserError, match="the gradient was not finite for 4 steps up to step 4"):
         train(noise_recipe(8), tmp_path, source=Poisoned())
 

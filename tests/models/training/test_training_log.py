@@ -12,7 +12,6 @@ import torch
 from noise_clips import NoiseClips
 
 from sttrack_deploy.errors import MissingDependencyError
-from sttrack_deploy.models.training.curves import draw_curves
 from sttrack_deploy.models.training.training_log import (
     COLUMNS,
     LOG,
@@ -20,10 +19,10 @@ from sttrack_deploy.models.training.training_log import (
     Progress,
     TrainingLog,
     Validation,
+    draw_curves,
     read_log,
 )
-from sttrack_deploy.models.training.validation import Predictions, grade_predictions
-from sttrack_deploy.models.training.validation_strip import draw_validation_strip
+from sttrack_deploy.models.training.validation import Predictions, draw_validation_strip, grade_predictions
 
 LINE = Progress(
     step=10,

@@ -1,13 +1,25 @@
-"""What the trainer feeds on: batches of clips, one template and ``T`` search frames each.
+"""Batches of clips, one template and ``T`` search frames each, and how the trainer is fed with them.
 
 Sources (photographs set in motion, real videos, ...) all answer the same call, :meth:`ClipSource.sample`,
-and are mixed by :class:`MixedSource`.
+and are mixed by :class:`MixedSource`. Random numbers (:class:`Draws`) are drawn on the CPU from one generator and
+then moved, so the same seed gives the same clips on every device.
+
+Every batch of a run has a number, and its clips follow from that number alone. A step takes ``shares`` batches side by
+side, one for each process as a rule. Each is drawn from a generator of its own, seeded with the run's seed, the
+batch's number and the share's. So a process generates its own share only; a run can be cut anywhere and goes on with
+the same clips; batches can be made ahead, and several at a time; and one process that takes the shares of several (see
+``RunOptions.shares``) sees what they would see.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Sequence
+import math
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from typing import Protocol
 
@@ -16,7 +28,62 @@ from torch import Tensor
 
 from sttrack_deploy.errors import UserError
 
-__all__ = ["ClipBatch", "ClipGeometry", "ClipSource", "MixedSource", "concatenate", "seeded"]
+__all__ = [
+    "ClipBatch",
+    "ClipFeed",
+    "ClipGeometry",
+    "ClipSource",
+    "Draws",
+    "MixedSource",
+    "Prefetched",
+    "concatenate",
+    "seeded",
+]
+
+
+class Draws:
+    """Random tensors from ``generator``, delivered on ``device`` (float32 unless said otherwise)."""
+
+    def __init__(self, generator: torch.Generator, device: torch.device) -> None:
+        self.generator = generator
+        self.device = device
+
+    def uniform(self, low: float, high: float, *shape: int) -> Tensor:
+        """Uniform in ``low .. high``."""
+        drawn = torch.rand(shape, generator=self.generator) * (high - low) + low
+        return drawn.to(self.device)
+
+    def log_uniform(self, low: float, high: float, *shape: int) -> Tensor:
+        """Uniform in the logarithm, ``low .. high``, both above 0."""
+        return self.uniform(math.log(low), math.log(high), *shape).exp()
+
+    def normal(self, scale: float, *shape: int) -> Tensor:
+        """Normal with mean 0 and standard deviation ``scale``."""
+        return (torch.randn(shape, generator=self.generator) * scale).to(self.device)
+
+    def chance(self, probability: float, *shape: int) -> Tensor:
+        """Bool, True with that probability."""
+        return (torch.rand(shape, generator=self.generator) < probability).to(self.device)
+
+    def sign(self, *shape: int) -> Tensor:
+        """-1 or 1."""
+        return self.chance(0.5, *shape).float() * 2 - 1
+
+    def integers(self, high: int, *shape: int) -> Tensor:
+        """int64 in ``0 .. high - 1``."""
+        return torch.randint(high, shape, generator=self.generator).to(self.device)
+
+    def subset(self, count: int, probability: float) -> Tensor:
+        """The indices, int64, of those of ``count`` things that are hit, each with that probability."""
+        return torch.nonzero(torch.rand(count, generator=self.generator) < probability)[:, 0].to(self.device)
+
+    def number(self, low: float, high: float) -> float:
+        """One Python float, uniform."""
+        return float(torch.rand((), generator=self.generator)) * (high - low) + low
+
+    def permutation(self, count: int) -> Tensor:
+        """int64 ``(count,)``."""
+        return torch.randperm(count, generator=self.generator).to(self.device)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,3 +186,97 @@ class MixedSource:
             return joined
         order = torch.randperm(batch, generator=generator)
         return joined.select(order.to(joined.box.device))
+
+
+class ClipFeed:
+    """The batches of one process.
+
+    Args:
+        source: makes the clips.
+        clips: in a share.
+        frames: in a clip.
+        seed: of the run.
+        mine: numbers of the shares that this process takes, from 0.
+        device: where the batches are wanted.
+    """
+
+    def __init__(
+        self,
+        source: ClipSource,
+        clips: int,
+        frames: int,
+        seed: int,
+        mine: Sequence[int] = (0,),
+        device: str = "cpu",
+    ) -> None:
+        self.source, self.clips, self.frames, self.seed = source, clips, frames, seed
+        self.mine, self.device = tuple(mine), torch.device(device)
+
+    def batch(self, number: int) -> ClipBatch:
+        """The clips of batch ``number`` (from 0), on the device."""
+        parts = []
+        for share in self.mine:
+            generator = seeded(self.seed, number, share)
+            parts.append(self.source.sample(self.clips, self.frames, generator))
+        joined = concatenate(parts)
+        if self.device.type == "cuda" and joined.box.device.type == "cpu":
+            # Pinned memory is copied while the GPU computes.
+            joined = ClipBatch(*(getattr(joined, f.name).pin_memory() for f in fields(joined)))
+        return joined.to(self.device)
+
+
+class Prefetched:
+    """Batches of a feed made ahead in threads, in order; threads, because torch and OpenCV leave Python's lock.
+
+    Args:
+        feed: makes them; its source must bear so many calls at a time as there are threads.
+        ahead: batches that are made ahead, each in a thread of its own; 0: a batch is made when it is asked for.
+        end: number of the first batch that is not wanted any more.
+    """
+
+    def __init__(self, feed: ClipFeed, ahead: int, end: int) -> None:
+        self.feed, self.ahead, self.end = feed, ahead, end
+        self._queue: deque[tuple[int, Future[ClipBatch]]] = deque()
+        self._pool = ThreadPoolExecutor(ahead, thread_name_prefix="clips") if ahead else None
+        self._streams = threading.local()
+
+    def batch(self, number: int) -> ClipBatch:
+        """Batch ``number``, of which each call asks for the next one.
+
+        Raises:
+            Whatever the source raised.
+        """
+        if self._pool is None:
+            return self.feed.batch(number)
+        while self._queue and self._queue[0][0] != number:
+            self._queue.popleft()[1].cancel()
+        begin = self._queue[-1][0] + 1 if self._queue else number
+        for later in range(begin, min(number + self.ahead + 1, self.end)):
+            self._queue.append((later, self._pool.submit(self._make, later)))
+        made = self._queue.popleft()[1].result()
+        if self.feed.device.type == "cuda":
+            # The tensors belong to another stream; their memory may not be reused before this one has read them.
+            for field in fields(made):
+                getattr(made, field.name).record_stream(torch.cuda.current_stream())
+        return made
+
+    def close(self) -> None:
+        """Stop the threads; waits for the batches that are being made."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+    def _make(self, number: int) -> ClipBatch:
+        with self._own_stream():
+            return self.feed.batch(number)
+
+    @contextlib.contextmanager
+    def _own_stream(self) -> Iterator[None]:
+        """On a GPU a stream of the thread's own, so that waiting for clips is not waiting for the training."""
+        if self.feed.device.type != "cuda":
+            yield
+            return
+        if not hasattr(self._streams, "stream"):
+            self._streams.stream = torch.cuda.Stream(self.feed.device)  # type: ignore[no-untyped-call]
+        with torch.cuda.stream(self._streams.stream):
+            yield
+            self._streams.stream.synchronize()

@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from sttrack_deploy.models.training.clips.draws import Draws
+from sttrack_deploy.models.training.clips.batch import Draws
 
 __all__ = ["Drift", "JitterRule", "Published", "search_guess", "template_guess"]
 

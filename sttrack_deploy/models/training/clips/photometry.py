@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sttrack_deploy.models.training.clips.draws import Draws
+from sttrack_deploy.models.training.clips.batch import Draws
 
 __all__ = ["Degradation", "colour_matrices"]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from sttrack_deploy.errors import UserError
-from sttrack_deploy.models.training.clips.real.published_splits import Got10kSplit
+from sttrack_deploy.models.training.clips.real.published_tracks import Got10kSplit
 
 __all__ = [
     "SOURCES",

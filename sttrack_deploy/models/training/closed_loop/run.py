@@ -17,8 +17,7 @@ from sttrack_deploy.models.dense_network import DenseSTTrack
 from sttrack_deploy.models.nanotrack import NanoBackbone, NanoHead, NanoKernels, NanoMaps, read_nanotrack
 from sttrack_deploy.models.networks import build_network
 from sttrack_deploy.models.training.clips.real.video_clips import load_tracks
-from sttrack_deploy.models.training.clips.synthetic.image_bank import load_image_bank
-from sttrack_deploy.models.training.clips.synthetic.sampling import SpriteSampler
+from sttrack_deploy.models.training.clips.synthetic.image_bank import SpriteSampler, load_image_bank
 from sttrack_deploy.models.training.closed_loop.following import Features, follow
 from sttrack_deploy.models.training.closed_loop.training import ClosedLoopRecipe, Material
 from sttrack_deploy.models.training.closed_loop.worlds import Views

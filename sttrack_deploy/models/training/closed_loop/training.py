@@ -17,7 +17,7 @@ from torch import Tensor
 from sttrack_deploy.files import atomic_path
 from sttrack_deploy.models.dense_network import DenseSTTrack
 from sttrack_deploy.models.training.clips.real.video_clips import Track
-from sttrack_deploy.models.training.clips.synthetic.sampling import SpriteSampler
+from sttrack_deploy.models.training.clips.synthetic.image_bank import SpriteSampler
 from sttrack_deploy.models.training.closed_loop.following import Features, Terms, follow
 from sttrack_deploy.models.training.closed_loop.worlds import PhotographWorld, VideoWorld, World
 

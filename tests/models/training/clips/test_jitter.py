@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from sttrack_deploy.models.training.clips.batch import seeded
-from sttrack_deploy.models.training.clips.draws import Draws
+from sttrack_deploy.models.training.clips.batch import Draws, seeded
 from sttrack_deploy.models.training.clips.jitter import Drift, Published, search_guess, template_guess
 
 BOX = torch.tensor([100.0, 60.0, 140.0, 150.0]).expand(4000, 3, 4)

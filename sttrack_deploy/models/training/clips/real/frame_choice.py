@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sttrack_deploy.errors import UserError
-from sttrack_deploy.models.training.clips.draws import Draws
+from sttrack_deploy.models.training.clips.batch import Draws
 from sttrack_deploy.models.training.clips.real.track_bank import HIDDEN, VISIBLE, TrackBank
 from sttrack_deploy.models.training.clips.recipe import NegativesRecipe, SamplingRecipe
 

@@ -8,12 +8,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from sttrack_deploy.models.training.clips.draws import Draws
+from sttrack_deploy.models.training.clips.batch import Draws
 from sttrack_deploy.models.training.clips.photometry import colour_matrices
-from sttrack_deploy.models.training.clips.synthetic.image_bank import ImageBank
-from sttrack_deploy.models.training.clips.synthetic.layers import Layer, layer_alpha_at
-from sttrack_deploy.models.training.clips.synthetic.sampling import SpriteSampler
-from sttrack_deploy.models.training.clips.synthetic.warping import linear
+from sttrack_deploy.models.training.clips.synthetic.image_bank import ImageBank, SpriteSampler
+from sttrack_deploy.models.training.clips.synthetic.layers import Layer, layer_alpha_at, linear
 
 __all__ = ["appearance", "companions", "remove_target", "uncover"]
 

@@ -1,4 +1,4 @@
-"""Photographs as one uint8 tensor, with the objects cut out of them.
+"""Photographs as one uint8 tensor, with the objects cut out of them, and which of both a clip takes.
 
 The folder holds ``index.csv`` with the columns ``path,set,width,height,boxes,mask``: boxes are
 ``x y w h;x y w h`` in pixels, mask names an 8-bit PNG (255 = object) or is empty.
@@ -21,18 +21,23 @@ from torch import Tensor
 
 from sttrack_deploy.errors import UserError
 from sttrack_deploy.files import atomic_path
-from sttrack_deploy.models.training.clips.synthetic.segmentation import segment_box, segment_middle
+from sttrack_deploy.models.training.clips.batch import Draws
 from sttrack_deploy.models.training.clips.synthetic.sprites import (
     KIND_BOX,
     KIND_CUT,
+    KIND_MASK,
+    KIND_REGION,
     BoxArray,
     Sprite,
     cut_box,
     cut_masks,
     random_regions,
+    segment_box,
+    segment_middle,
 )
 
-__all__ = ["ImageBank", "Split", "load_image_bank"]
+__all__ = ["ImageBank", "Split", "SpriteSampler", "load_image_bank"]
+
 
 Split = Literal["train", "val"]
 UInt8Array = npt.NDArray[np.uint8]
@@ -247,3 +252,49 @@ def _write_cache(cache: Path, key: str, arrays: dict[str, npt.NDArray[np.generic
     # Several processes may write it at once, and a reader must never meet half a file.
     with atomic_path(cache) as temporary:
         np.savez(temporary, key=np.array(key), **arrays)  # type: ignore[arg-type]
+
+
+class SpriteSampler:
+    """Chooses photographs and sprites: tables made once for a bank."""
+
+    def __init__(self, bank: ImageBank) -> None:
+        photo = bank.sizes[bank.owner]
+        low, high = bank.outline.amin(1), bank.outline.amax(1)
+        box = (high - low) * bank.frame[:, 2:]  # size of the object in its photograph
+        relative = (box.prod(-1) / photo.prod(-1)).sqrt()
+        # In place a target keeps its size relative to the photograph: a large one would fill the source frame.
+        fits = ((relative > 0.07) & (relative < 0.2)).float() + 0.12 * ((relative >= 0.2) & (relative < 0.4))
+        self.bank = bank
+        self.in_place = _weights(bank.kind, fits, {KIND_MASK: 0.15, KIND_BOX: 0.5, KIND_REGION: 0.35})
+        # Small ones are blurred when pasted: fewer of them.
+        sharp = (box.prod(-1).sqrt() / 40).clamp(0.15, 1)
+        self.pasted = _weights(
+            bank.kind, sharp, {KIND_MASK: 0.2, KIND_CUT: 0.48, KIND_BOX: 0.14, KIND_REGION: 0.18}
+        )
+        # Sprites sorted by kind and set of photographs: a look-alike comes from the same run.
+        group = bank.kind * len(bank.set_names) + bank.image_set[bank.owner]
+        self.order = torch.argsort(group, stable=True)
+        counts = torch.bincount(group)
+        self.first = (counts.cumsum(0) - counts)[group]
+        self.count = counts[group]
+
+    def draw(self, draws: Draws, weights: Tensor, count: int) -> Tensor:
+        """int64 ``(count,)`` sprites by one of the tables of cumulated chances."""
+        position = torch.rand(count, generator=draws.generator, dtype=torch.float64)
+        return torch.searchsorted(weights, position).clamp(max=len(weights) - 1).to(self.bank.device)
+
+    def similar(self, draws: Draws, sprite: Tensor) -> Tensor:
+        """For each sprite another of the same kind and set (sometimes itself); int64 ``(n,)``."""
+        step = (draws.uniform(0, 1, len(sprite)) * self.count[sprite]).long()
+        return self.order[self.first[sprite] + torch.minimum(step, self.count[sprite] - 1)]
+
+
+def _weights(kind: Tensor, fits: Tensor, shares: dict[int, float]) -> Tensor:
+    """Cumulated chances on the CPU: ``shares`` over the kinds that are there, ``fits`` within a kind."""
+    weights = torch.zeros(len(kind), dtype=torch.float64)
+    for value, share in shares.items():
+        member = (fits * (kind == value)).cpu().double()
+        weights += share * member / member.sum().clamp(min=1e-9)
+    if weights.sum() == 0:
+        weights += 1
+    return (weights / weights.sum()).cumsum(0)

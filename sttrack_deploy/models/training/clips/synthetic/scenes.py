@@ -13,17 +13,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sttrack_deploy.models.training.clips.draws import Draws
+from sttrack_deploy.models.training.clips.batch import Draws
 from sttrack_deploy.models.training.clips.synthetic.companions import (
     appearance,
     companions,
     remove_target,
     uncover,
 )
-from sttrack_deploy.models.training.clips.synthetic.image_bank import ImageBank
-from sttrack_deploy.models.training.clips.synthetic.layers import Layer, layer_alpha_at, points_in_frame
-from sttrack_deploy.models.training.clips.synthetic.sampling import SpriteSampler
-from sttrack_deploy.models.training.clips.synthetic.warping import linear, plane_matrix, rotation
+from sttrack_deploy.models.training.clips.synthetic.image_bank import ImageBank, SpriteSampler
+from sttrack_deploy.models.training.clips.synthetic.layers import (
+    Layer,
+    layer_alpha_at,
+    linear,
+    plane_matrix,
+    points_in_frame,
+    rotation,
+)
 
 __all__ = ["Scene", "make_scene"]
 

@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sttrack_deploy.errors import UserError
-from sttrack_deploy.models.training.clips.batch import seeded
-from sttrack_deploy.models.training.clips.draws import Draws
+from sttrack_deploy.models.training.clips.batch import Draws, seeded
 from sttrack_deploy.models.training.clips.real.frame_choice import (
     FrameChooser,
     causal,

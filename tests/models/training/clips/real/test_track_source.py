@@ -12,10 +12,10 @@ from published_sets import check_boxes, coco, got10k, paint, painted, trackingne
 
 from sttrack_deploy.errors import UserError
 from sttrack_deploy.models.training.clips.batch import ClipBatch, ClipGeometry, MixedSource, seeded
-from sttrack_deploy.models.training.clips.real.coco import coco_tracks
 from sttrack_deploy.models.training.clips.real.published_tracks import got10k_tracks, trackingnet_tracks
 from sttrack_deploy.models.training.clips.real.track_bank import IndexedTracks, UnreadableImageError
 from sttrack_deploy.models.training.clips.real.track_source import TrackSource
+from sttrack_deploy.models.training.clips.real.training_sets import coco_tracks
 from sttrack_deploy.models.training.clips.recipe import (
     AugmentationRecipe,
     DataRecipe,

@@ -9,7 +9,7 @@ import pytest
 from published_sets import coco
 
 from sttrack_deploy.errors import UserError
-from sttrack_deploy.models.training.clips.real.coco import coco_tracks
+from sttrack_deploy.models.training.clips.real.training_sets import coco_tracks
 
 
 def test_crowds_and_tiny_boxes_are_left_out(tmp_path: Path) -> None:

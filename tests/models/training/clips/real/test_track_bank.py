@@ -11,7 +11,7 @@ from published_sets import trackingnet
 
 from sttrack_deploy.models.training.clips.real import published_tracks
 from sttrack_deploy.models.training.clips.real.published_tracks import trackingnet_tracks
-from sttrack_deploy.models.training.clips.real.track_index import TrackIndex, cached_index, make_index
+from sttrack_deploy.models.training.clips.real.track_bank import TrackIndex, cached_index, make_index
 
 
 def index_of(*lengths: int) -> TrackIndex:

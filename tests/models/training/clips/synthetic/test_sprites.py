@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from sttrack_deploy.models.training.clips.synthetic.segmentation import segment_box, segment_middle
+from sttrack_deploy.models.training.clips.synthetic.sprites import segment_box, segment_middle
 
 
 def scene() -> tuple[np.ndarray, np.ndarray]:
