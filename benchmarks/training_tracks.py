@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sttrack_deploy.errors import UserError
-from sttrack_deploy.sequences.datasets.annotations import parse_box, read_lines
+from sttrack_deploy.sequences.datasets.base import parse_box, read_lines
 from sttrack_deploy.sequences.sequence import frames_in, usable_truth
 
 __all__ = ["TrainingTrack", "held_out", "read_track_text", "read_tracks"]

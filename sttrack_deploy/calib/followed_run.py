@@ -11,7 +11,7 @@ from sttrack_deploy.bundle import Bundle, TrackingPolicy
 from sttrack_deploy.engines.base import Engine, EngineState, check_finite
 from sttrack_deploy.geometry import Box
 from sttrack_deploy.runtime.target import Target, TrackResult
-from sttrack_deploy.sequences.track_run import TrackRun
+from sttrack_deploy.sequences.sequence import TrackRun
 
 __all__ = ["FollowedRun"]
 

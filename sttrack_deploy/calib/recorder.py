@@ -40,8 +40,7 @@ from sttrack_deploy.evaluation.runner import SingleTargetTracker
 from sttrack_deploy.files import atomic_directory
 from sttrack_deploy.progress import SILENT, Progress
 from sttrack_deploy.runtime.tracker import Tracker
-from sttrack_deploy.sequences.sequence import VideoSequence
-from sttrack_deploy.sequences.track_run import TrackRun
+from sttrack_deploy.sequences.sequence import TrackRun, VideoSequence
 
 __all__ = ["Progress", "Recording", "check_output", "estimated_bytes", "record"]
 

@@ -23,8 +23,7 @@ from sttrack_deploy.evaluation.subjects import subjects_of
 from sttrack_deploy.progress import SILENT, Progress
 from sttrack_deploy.sequences.datasets import DATASETS
 from sttrack_deploy.sequences.datasets.locations import locate
-from sttrack_deploy.sequences.sequence import VideoSequence, select
-from sttrack_deploy.sequences.track_run import SequenceFailure, TrackRun
+from sttrack_deploy.sequences.sequence import SequenceFailure, TrackRun, VideoSequence, select
 
 __all__ = ["REPORT_SCHEMA", "Evaluation", "evaluate", "evaluate_files", "evaluate_tracker", "report_document"]
 

@@ -17,8 +17,13 @@ from sttrack_deploy.evaluation.protocols.base import Measured, Protocol, Score, 
 from sttrack_deploy.files import atomic_path
 from sttrack_deploy.geometry import iou
 from sttrack_deploy.metrics import auroc
-from sttrack_deploy.sequences.sequence import VideoSequence, image_size, usable_truth
-from sttrack_deploy.sequences.track_run import SequenceFailure, TrackRun
+from sttrack_deploy.sequences.sequence import (
+    SequenceFailure,
+    TrackRun,
+    VideoSequence,
+    image_size,
+    usable_truth,
+)
 
 __all__ = ["FPS_NOTE", "Report", "SequenceReport", "score_run", "without_nan", "write_json"]
 

@@ -16,8 +16,7 @@ import numpy.typing as npt
 from sttrack_deploy.errors import UserError
 from sttrack_deploy.evaluation.layouts import LAYOUTS, Layout, box_lines
 from sttrack_deploy.files import atomic_path, sha256_of
-from sttrack_deploy.sequences.sequence import VideoSequence
-from sttrack_deploy.sequences.track_run import TrackRun
+from sttrack_deploy.sequences.sequence import TrackRun, VideoSequence
 
 __all__ = ["ResultFolder", "as_written", "find_results", "read_boxes", "read_run"]
 

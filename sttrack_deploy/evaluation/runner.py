@@ -19,8 +19,7 @@ from sttrack_deploy.geometry import Box
 from sttrack_deploy.progress import SILENT, Progress
 from sttrack_deploy.runtime.tracker import Tracker, TrackResult
 from sttrack_deploy.runtime.worker_pool import in_workers
-from sttrack_deploy.sequences.sequence import VideoSequence, frames_of
-from sttrack_deploy.sequences.track_run import SequenceFailure, TrackRun
+from sttrack_deploy.sequences.sequence import SequenceFailure, TrackRun, VideoSequence, frames_of
 
 __all__ = [
     "BundleTracker",

@@ -14,8 +14,7 @@ from sttrack_deploy.evaluation.layouts import LAYOUTS, Layout, box_lines
 from sttrack_deploy.evaluation.results import read_run
 from sttrack_deploy.files import atomic_path
 from sttrack_deploy.progress import SILENT, Progress
-from sttrack_deploy.sequences.sequence import VideoSequence
-from sttrack_deploy.sequences.track_run import TrackRun
+from sttrack_deploy.sequences.sequence import TrackRun, VideoSequence
 
 __all__ = ["FORMATS", "SubmissionFormat", "pack"]
 

@@ -18,8 +18,7 @@ import numpy.typing as npt
 from sttrack_deploy.errors import UserError
 from sttrack_deploy.evaluation.protocols.pytracking import measure, otb_score
 from sttrack_deploy.geometry import iou
-from sttrack_deploy.sequences.sequence import VideoSequence
-from sttrack_deploy.sequences.track_run import TrackRun
+from sttrack_deploy.sequences.sequence import TrackRun, VideoSequence
 
 __all__ = [
     "DIVERGED_BELOW",

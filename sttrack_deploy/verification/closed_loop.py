@@ -21,8 +21,7 @@ from sttrack_deploy.evaluation.runner import SingleTargetTracker, run_sequence
 from sttrack_deploy.progress import SILENT, Progress
 from sttrack_deploy.runtime.demo import DemoClip
 from sttrack_deploy.runtime.tracker import Tracker
-from sttrack_deploy.sequences.sequence import VideoSequence, frames_of
-from sttrack_deploy.sequences.track_run import TrackRun
+from sttrack_deploy.sequences.sequence import TrackRun, VideoSequence, frames_of
 from sttrack_deploy.verification.agreement import GATES, Agreement, Verdict, agree, judge
 
 __all__ = [

@@ -23,8 +23,7 @@ from sttrack_deploy.engines.cache import engine_cache
 from sttrack_deploy.engines.registry import load_engine
 from sttrack_deploy.errors import MissingDependencyError, UserError
 from sttrack_deploy.progress import SILENT, Progress
-from sttrack_deploy.sequences.sequence import VideoSequence
-from sttrack_deploy.sequences.track_run import TrackRun
+from sttrack_deploy.sequences.sequence import TrackRun, VideoSequence
 from sttrack_deploy.verification.closed_loop import check_engine, run_engine
 
 __all__ = ["ENGINES", "PRECISIONS", "Row", "accept", "markdown"]

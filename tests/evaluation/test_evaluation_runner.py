@@ -12,7 +12,7 @@ from progress_log import ProgressLog
 from sttrack_deploy.evaluation.runner import run_sequence, run_sequences
 from sttrack_deploy.runtime.tracker import TrackResult
 from sttrack_deploy.sequences.datasets.folder import read_folder
-from sttrack_deploy.sequences.track_run import SequenceFailure, TrackRun
+from sttrack_deploy.sequences.sequence import SequenceFailure, TrackRun
 
 
 class StandingTracker:

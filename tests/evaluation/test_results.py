@@ -16,8 +16,7 @@ from sttrack_deploy.evaluation.layouts import LAYOUTS
 from sttrack_deploy.evaluation.protocols import DEFAULT_PROTOCOL
 from sttrack_deploy.evaluation.report import score_run
 from sttrack_deploy.evaluation.results import ResultFolder, as_written, find_results, read_boxes, read_run
-from sttrack_deploy.sequences.sequence import VideoSequence
-from sttrack_deploy.sequences.track_run import TrackRun
+from sttrack_deploy.sequences.sequence import TrackRun, VideoSequence
 
 IDENTITY = {"search_sha256": "abc", "engine": "red"}
 

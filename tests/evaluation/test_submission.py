@@ -13,8 +13,7 @@ from sttrack_deploy.errors import UserError
 from sttrack_deploy.evaluation.layouts import LAYOUTS
 from sttrack_deploy.evaluation.results import ResultFolder
 from sttrack_deploy.evaluation.submission import FORMATS, pack
-from sttrack_deploy.sequences.sequence import VideoSequence
-from sttrack_deploy.sequences.track_run import TrackRun
+from sttrack_deploy.sequences.sequence import TrackRun, VideoSequence
 
 PYTRACKING = LAYOUTS["pytracking"]
 

@@ -14,8 +14,7 @@ from sttrack_deploy.evaluation.comparison import Comparison
 from sttrack_deploy.evaluation.protocols import PROTOCOLS
 from sttrack_deploy.evaluation.protocols.base import Protocol
 from sttrack_deploy.evaluation.report import Report, score_run
-from sttrack_deploy.sequences.sequence import VideoSequence
-from sttrack_deploy.sequences.track_run import TrackRun
+from sttrack_deploy.sequences.sequence import TrackRun, VideoSequence
 
 PYTRACKING = PROTOCOLS["pytracking"]
 # Stands for a second toolkit, whatever others there are: it only has a success curve.

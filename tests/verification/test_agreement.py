@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from sttrack_deploy.errors import UserError
-from sttrack_deploy.sequences.sequence import VideoSequence
-from sttrack_deploy.sequences.track_run import TrackRun
+from sttrack_deploy.sequences.sequence import TrackRun, VideoSequence
 from sttrack_deploy.verification.agreement import GATES, Agreement, agree, judge
 
 FRAMES = 11

@@ -18,8 +18,7 @@ from sttrack_deploy.geometry import Box
 from sttrack_deploy.progress import SILENT, Progress
 from sttrack_deploy.runtime.tracker import Tracker, TrackResult
 from sttrack_deploy.sequences.datasets.folder import read_folder
-from sttrack_deploy.sequences.sequence import VideoSequence, usable_truth
-from sttrack_deploy.sequences.track_run import TrackRun
+from sttrack_deploy.sequences.sequence import TrackRun, VideoSequence, usable_truth
 from sttrack_deploy.verification.agreement import GATES, Agreement, Verdict, agree, judge
 from sttrack_deploy.verification.closed_loop import demo_sequence
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from sttrack_deploy.sequences.datasets.base import DatasetReader
 from sttrack_deploy.sequences.datasets.folder import FOLDER
 from sttrack_deploy.sequences.datasets.got10k import GOT10K_TEST, GOT10K_VAL
 from sttrack_deploy.sequences.datasets.lasot import LASOT, LASOT_EXT
 from sttrack_deploy.sequences.datasets.otb100 import OTB100
-from sttrack_deploy.sequences.datasets.reader import DatasetReader
 from sttrack_deploy.sequences.datasets.tnl2k import TNL2K
 from sttrack_deploy.sequences.datasets.trackingnet import TRACKINGNET, TRACKINGNET_TRAIN
 from sttrack_deploy.sequences.datasets.uav123 import UAV123

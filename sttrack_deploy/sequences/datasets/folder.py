@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sttrack_deploy.errors import UserError
-from sttrack_deploy.sequences.datasets.annotations import read_boxes
-from sttrack_deploy.sequences.datasets.reader import DatasetReader
+from sttrack_deploy.sequences.datasets.base import DatasetReader, read_boxes
 from sttrack_deploy.sequences.sequence import VIDEO_SUFFIXES, VideoSequence
 from sttrack_deploy.video.image_folder import image_files
 

@@ -5,9 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 from sttrack_deploy.errors import UserError
-from sttrack_deploy.sequences.datasets.annotations import read_boxes, read_flags, read_names, spread_start
-from sttrack_deploy.sequences.datasets.on_disk import check_ends, check_root, count_images, gather, require
-from sttrack_deploy.sequences.datasets.reader import DatasetReader
+from sttrack_deploy.sequences.datasets.base import (
+    DatasetReader,
+    check_ends,
+    check_root,
+    count_images,
+    gather,
+    read_boxes,
+    read_flags,
+    read_names,
+    require,
+    spread_start,
+)
 from sttrack_deploy.sequences.sequence import Numbering, VideoSequence
 
 __all__ = ["GOT10K_TEST", "GOT10K_VAL", "read_got10k_test", "read_got10k_val"]

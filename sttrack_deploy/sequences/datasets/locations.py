@@ -9,7 +9,7 @@ from sttrack_deploy.errors import UserError
 from sttrack_deploy.files import expanded, explain_os_error
 from sttrack_deploy.records import parse_toml, read_text, show
 from sttrack_deploy.sequences.datasets import DATASETS
-from sttrack_deploy.sequences.datasets.reader import DatasetReader
+from sttrack_deploy.sequences.datasets.base import DatasetReader
 
 __all__ = ["CONFIG_NAME", "config_path", "locate", "write_config"]
 

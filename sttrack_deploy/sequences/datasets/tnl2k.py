@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sttrack_deploy.sequences.datasets.annotations import read_boxes
-from sttrack_deploy.sequences.datasets.on_disk import check_root, gather, require
-from sttrack_deploy.sequences.datasets.reader import DatasetReader
+from sttrack_deploy.sequences.datasets.base import DatasetReader, check_root, gather, read_boxes, require
 from sttrack_deploy.sequences.sequence import VideoSequence
 
 __all__ = ["TNL2K", "read_tnl2k"]

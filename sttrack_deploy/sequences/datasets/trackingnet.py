@@ -6,9 +6,16 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from sttrack_deploy.errors import UserError
-from sttrack_deploy.sequences.datasets.annotations import read_boxes, spread_start
-from sttrack_deploy.sequences.datasets.on_disk import check_ends, check_root, count_images, gather, require
-from sttrack_deploy.sequences.datasets.reader import DatasetReader
+from sttrack_deploy.sequences.datasets.base import (
+    DatasetReader,
+    check_ends,
+    check_root,
+    count_images,
+    gather,
+    read_boxes,
+    require,
+    spread_start,
+)
 from sttrack_deploy.sequences.sequence import Numbering, VideoSequence
 from sttrack_deploy.video.image_folder import natural_key
 

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sttrack_deploy.sequences.datasets.annotations import read_boxes
-from sttrack_deploy.sequences.datasets.on_disk import check_ends, check_root, gather, require
-from sttrack_deploy.sequences.datasets.published import attributes_of, published_table
-from sttrack_deploy.sequences.datasets.reader import DatasetReader
+from sttrack_deploy.sequences.datasets.base import (
+    DatasetReader,
+    attributes_of,
+    check_ends,
+    check_root,
+    gather,
+    published_table,
+    read_boxes,
+    require,
+)
 from sttrack_deploy.sequences.sequence import Numbering, VideoSequence
 
 __all__ = ["UAV123", "read_uav123"]

@@ -19,7 +19,7 @@ from sttrack_deploy.errors import MissingDependencyError, UserError
 from sttrack_deploy.evaluation.comparison import Comparison
 from sttrack_deploy.evaluation.report import FPS_NOTE
 from sttrack_deploy.evaluation.reporting.html_report import write_html
-from sttrack_deploy.sequences.track_run import SequenceFailure
+from sttrack_deploy.sequences.sequence import SequenceFailure
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")

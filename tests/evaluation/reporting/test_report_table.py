@@ -10,8 +10,7 @@ from rich.console import Console
 from sttrack_deploy.evaluation.protocols import DEFAULT_PROTOCOL, PROTOCOLS
 from sttrack_deploy.evaluation.report import Report, score_run
 from sttrack_deploy.evaluation.reporting.tables import report_notes, report_table
-from sttrack_deploy.sequences.sequence import VideoSequence
-from sttrack_deploy.sequences.track_run import TrackRun
+from sttrack_deploy.sequences.sequence import TrackRun, VideoSequence
 
 
 def report(name: str) -> Report:

@@ -19,8 +19,7 @@ from sttrack_deploy.evaluation.reporting import strips
 from sttrack_deploy.evaluation.reporting.key_frames import find_key_frames, stretches
 from sttrack_deploy.evaluation.reporting.strips import picture_strip
 from sttrack_deploy.plotting import tracker_style
-from sttrack_deploy.sequences.sequence import VideoSequence, frames_of
-from sttrack_deploy.sequences.track_run import TrackRun
+from sttrack_deploy.sequences.sequence import TrackRun, VideoSequence, frames_of
 
 GREEN = (70, 220, 60)
 

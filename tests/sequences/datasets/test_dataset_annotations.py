@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from miniatures import boxes
 
 from sttrack_deploy.errors import UserError
-from sttrack_deploy.sequences.datasets.annotations import parse_box, read_boxes, read_flags, spread_start
+from sttrack_deploy.sequences.datasets.base import parse_box, read_boxes, read_flags, spread_start
 
 numbers = st.floats(-1e6, 1e6, allow_nan=False)
 

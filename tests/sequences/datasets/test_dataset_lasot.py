@@ -8,8 +8,8 @@ import pytest
 from miniatures import boxes, level, write_images, write_text
 
 from sttrack_deploy.errors import UserError
+from sttrack_deploy.sequences.datasets.base import published_table
 from sttrack_deploy.sequences.datasets.lasot import read_lasot, read_lasot_ext
-from sttrack_deploy.sequences.datasets.published import published_table
 from sttrack_deploy.sequences.sequence import frames_of
 
 

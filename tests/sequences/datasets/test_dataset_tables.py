@@ -10,7 +10,7 @@ import pytest
 import sttrack_deploy.sequences.datasets as package
 from sttrack_deploy.errors import UserError
 from sttrack_deploy.sequences.datasets import DATASETS
-from sttrack_deploy.sequences.datasets.published import attributes_of, published_table
+from sttrack_deploy.sequences.datasets.base import attributes_of, published_table
 
 # How many sequences have each attribute, as in the legends of attribute plots; a slip in a table shows here.
 COUNTS = {

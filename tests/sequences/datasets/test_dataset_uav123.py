@@ -5,7 +5,7 @@ import pytest
 from miniatures import boxes, level, write_image, write_text
 
 from sttrack_deploy.errors import UserError
-from sttrack_deploy.sequences.datasets.published import published_table
+from sttrack_deploy.sequences.datasets.base import published_table
 from sttrack_deploy.sequences.datasets.uav123 import read_uav123
 from sttrack_deploy.sequences.sequence import frames_of
 

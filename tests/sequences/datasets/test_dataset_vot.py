@@ -10,8 +10,7 @@ from hypothesis.extra.numpy import arrays
 from miniatures import boxes, level, write_images, write_text
 
 from sttrack_deploy.errors import UserError
-from sttrack_deploy.sequences.datasets.vot import read_vot
-from sttrack_deploy.sequences.datasets.vot_regions import region_box
+from sttrack_deploy.sequences.datasets.vot import read_vot, region_box
 from sttrack_deploy.sequences.sequence import frames_of
 
 

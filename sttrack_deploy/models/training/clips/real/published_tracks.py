@@ -30,9 +30,16 @@ from sttrack_deploy.models.training.clips.real.track_bank import (
     fingerprint,
     make_index,
 )
-from sttrack_deploy.sequences.datasets.annotations import parse_box, read_flags, read_lines, read_names
-from sttrack_deploy.sequences.datasets.on_disk import Lacking, check_ends, require
-from sttrack_deploy.sequences.datasets.published import published_table
+from sttrack_deploy.sequences.datasets.base import (
+    Lacking,
+    check_ends,
+    parse_box,
+    published_table,
+    read_flags,
+    read_lines,
+    read_names,
+    require,
+)
 from sttrack_deploy.sequences.sequence import Numbering
 
 __all__ = [

@@ -23,7 +23,7 @@ from sttrack_deploy.models.training.clips.real.track_bank import (
     VISIBLE,
     UnreadableImageError,
 )
-from sttrack_deploy.sequences.datasets.published import published_table
+from sttrack_deploy.sequences.datasets.base import published_table
 
 
 def few_lasot(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
