@@ -18,21 +18,30 @@ import numpy as np
 
 from sttrack_deploy import __version__
 from sttrack_deploy.bundle import Bundle, GraphSpec, TrackingPolicy
-from sttrack_deploy.calib.calibration_manifest import (
+from sttrack_deploy.calib.calibration_set import (
     MANIFEST,
     CalibrationManifest,
+    CalibrationSet,
     Confidence,
+    Feeds,
     SampleEntry,
     SourceEntry,
     graphs_of,
+    open_calibration,
 )
-from sttrack_deploy.calib.calibration_set import CalibrationSet, Feeds, open_calibration
-from sttrack_deploy.calib.followed_run import FollowedRun
-from sttrack_deploy.calib.sample_choice import Candidates, band_counts, choose, confidence_edges
+from sttrack_deploy.calib.sampling import (
+    SCAN_PER_SAMPLE,
+    Candidates,
+    PlannedTrack,
+    band_counts,
+    choose,
+    confidence_edges,
+    pick_sequences,
+    plan_tracks,
+)
 from sttrack_deploy.calib.set_writer import SetWriter
 from sttrack_deploy.calib.sources import boxes_hash, source_hash
-from sttrack_deploy.calib.track_plan import SCAN_PER_SAMPLE, PlannedTrack, pick_sequences, plan_tracks
-from sttrack_deploy.calib.tracking_pass import track_sequence
+from sttrack_deploy.calib.tracking_pass import FollowedRun, track_sequence
 from sttrack_deploy.engines.base import Engine
 from sttrack_deploy.engines.recording import RecordingEngine
 from sttrack_deploy.errors import UserError

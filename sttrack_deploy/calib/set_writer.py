@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sttrack_deploy.bundle import SEARCH_MASK, TEMPLATE_MASK
-from sttrack_deploy.calib.calibration_manifest import (
+from sttrack_deploy.calib.calibration_set import (
     MANIFEST,
     CalibrationManifest,
     InputRange,

@@ -13,8 +13,7 @@ from click.core import ParameterSource
 from rich.table import Table
 
 from sttrack_deploy.bundle import Bundle, PolicyChanges, open_bundle
-from sttrack_deploy.calib.calibration_manifest import ADVISED_SAMPLES
-from sttrack_deploy.calib.calibration_set import CalibrationSet
+from sttrack_deploy.calib.calibration_set import ADVISED_SAMPLES, CalibrationSet
 from sttrack_deploy.cli.bar import progress_bar
 from sttrack_deploy.cli.common import (
     FOLDER,

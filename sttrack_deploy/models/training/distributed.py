@@ -2,7 +2,12 @@
 
 ``torchrun --nproc_per_node N -m sttrack_deploy.cli.train ...`` starts N equal processes on each machine and
 describes them in environment variables. Without those there is one process, and nothing here does anything.
-Batch normalization takes its statistics over all processes.
+
+Batch norm runs over the batches of all processes. Each process normalizing by its own few clips would train another
+network than one process with all of them, and the processes' running statistics would drift apart. torch's
+``SyncBatchNorm`` runs on GPUs only and knows nothing of the statistics that
+:class:`~sttrack_deploy.models.backbone.RoleBatchNorm2d` keeps for templates; this does both wherever ``all_reduce``
+runs, and leaves running statistics that are equal in all processes.
 """
 
 from __future__ import annotations
