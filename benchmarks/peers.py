@@ -19,9 +19,8 @@ from sttrack_deploy.cli.common import FOLDER, THREADS, command, emit_json, json_
 from sttrack_deploy.cli.data import data_options, dataset_title, load_sequences
 from sttrack_deploy.cli.evaluate_output import exit_by, show
 from sttrack_deploy.evaluation.evaluation import Evaluation, evaluate_tracker, report_document
-from sttrack_deploy.evaluation.layouts import DEFAULT_LAYOUT
 from sttrack_deploy.evaluation.protocols import DEFAULT_PROTOCOL
-from sttrack_deploy.evaluation.results import ResultFolder
+from sttrack_deploy.evaluation.results import DEFAULT_LAYOUT, ResultFolder
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

@@ -35,12 +35,19 @@ from sttrack_deploy.cli.evaluate_pack import pack_command
 from sttrack_deploy.cli.vot import vot_command
 from sttrack_deploy.engines.registry import BACKENDS, DEFAULT_BACKEND
 from sttrack_deploy.errors import UsageError, UserError
-from sttrack_deploy.evaluation.evaluation import Evaluation, evaluate_files, evaluate_tracker, report_document
-from sttrack_deploy.evaluation.layouts import DEFAULT_LAYOUT, LAYOUTS
+from sttrack_deploy.evaluation.evaluation import (
+    Evaluation,
+    Subject,
+    evaluate_files,
+    evaluate_tracker,
+    other_results,
+    report_document,
+    subjects_of,
+)
 from sttrack_deploy.evaluation.protocols import DEFAULT_PROTOCOL, PROTOCOLS
 from sttrack_deploy.evaluation.protocols.base import Protocol
+from sttrack_deploy.evaluation.results import DEFAULT_LAYOUT, LAYOUTS
 from sttrack_deploy.evaluation.shards import Shard
-from sttrack_deploy.evaluation.subjects import Subject, other_results, subjects_of
 from sttrack_deploy.runtime.worker_pool import threads_each
 from sttrack_deploy.sequences.datasets.locations import write_config as write_dataset_config
 from sttrack_deploy.sequences.sequence import VideoSequence

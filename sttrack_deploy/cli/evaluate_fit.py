@@ -11,9 +11,8 @@ import click
 from sttrack_deploy.bundle import MANIFEST, NO_CHANGES, PolicyChanges
 from sttrack_deploy.cli.common import complain, say
 from sttrack_deploy.errors import UsageError
-from sttrack_deploy.evaluation.evaluation import Evaluation
+from sttrack_deploy.evaluation.evaluation import Evaluation, Subject
 from sttrack_deploy.evaluation.lost_thresholds import describe, fit_lost, write_thresholds
-from sttrack_deploy.evaluation.subjects import Subject
 
 __all__ = ["check_fit", "fit_options", "fit_thresholds"]
 

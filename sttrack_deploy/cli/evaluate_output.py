@@ -17,8 +17,13 @@ from sttrack_deploy.evaluation.comparison import Comparison
 from sttrack_deploy.evaluation.confidence_summary import confidence_notes
 from sttrack_deploy.evaluation.evaluation import Evaluation
 from sttrack_deploy.evaluation.report import Report
-from sttrack_deploy.evaluation.reporting.comparison_tables import comparison_notes, comparison_tables
-from sttrack_deploy.evaluation.reporting.tables import format_ratio, report_notes, report_table
+from sttrack_deploy.evaluation.reporting.tables import (
+    comparison_notes,
+    comparison_tables,
+    format_ratio,
+    report_notes,
+    report_table,
+)
 
 __all__ = [
     "exit_by",

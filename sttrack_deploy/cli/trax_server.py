@@ -18,8 +18,7 @@ from sttrack_deploy.bundle import PolicyChanges, open_bundle
 from sttrack_deploy.cli.common import bundle_option, command, engine_options, tracking_options
 from sttrack_deploy.engines import registry
 from sttrack_deploy.errors import MissingDependencyError, UserError
-from sttrack_deploy.evaluation.vot.serving import IMAGE_FORMATS, serve
-from sttrack_deploy.evaluation.vot.workspace import ENVIRONMENT_PREFIX
+from sttrack_deploy.evaluation.vot import ENVIRONMENT_PREFIX, IMAGE_FORMATS, serve
 from sttrack_deploy.runtime.tracker import Tracker
 
 __all__ = ["INSTALL", "main"]

@@ -53,7 +53,7 @@ def vot_command(
     are the toolkit's, are printed.
     """
     from sttrack_deploy.engines import registry
-    from sttrack_deploy.evaluation.vot.workspace import TRACKERS, TrackerEntry, as_identifier, write_entry
+    from sttrack_deploy.evaluation.vot import TRACKERS, TrackerEntry, as_identifier, write_entry
 
     opened = open_bundle(bundle)
     # Whatever keeps the engine from running is said here, not in a log of the toolkit's.
@@ -68,7 +68,7 @@ def vot_command(
 
 
 def _suggest_next(workspace: Path, label: str) -> None:
-    from sttrack_deploy.evaluation.vot.workspace import CONFIG
+    from sttrack_deploy.evaluation.vot import CONFIG
 
     folder = shlex.quote(str(workspace))
     _say("next:")

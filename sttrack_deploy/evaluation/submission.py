@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from sttrack_deploy.errors import UserError
-from sttrack_deploy.evaluation.layouts import LAYOUTS, Layout, box_lines
-from sttrack_deploy.evaluation.results import read_run
+from sttrack_deploy.evaluation.results import LAYOUTS, Layout, box_lines, read_run
 from sttrack_deploy.files import atomic_path
 from sttrack_deploy.progress import SILENT, Progress
 from sttrack_deploy.sequences.sequence import TrackRun, VideoSequence

@@ -9,7 +9,7 @@ from moving_square import RedTracker, write_bundle, write_sequence
 
 from sttrack_deploy.bundle import open_bundle
 from sttrack_deploy.cli import evaluate as command
-from sttrack_deploy.evaluation import subjects as evaluate_subjects
+from sttrack_deploy.evaluation import evaluation as evaluation_module
 from sttrack_deploy.evaluation.protocols import PROTOCOLS
 from sttrack_deploy.runtime.tracker import Tracker
 
@@ -18,7 +18,7 @@ RUN = "sttrack/red-square-onnxruntime/data"
 
 @pytest.fixture
 def bundle(tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluate_subjects, "BundleTracker", RedTracker)
+    monkeypatch.setattr(evaluation_module, "BundleTracker", RedTracker)
     return write_bundle(tmp_path / "bundle")
 
 

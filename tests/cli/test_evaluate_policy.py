@@ -11,14 +11,14 @@ from moving_square import RedTracker, write_bundle, write_sequence
 
 from sttrack_deploy.bundle import MANIFEST, open_bundle
 from sttrack_deploy.cli import evaluate as command
-from sttrack_deploy.evaluation import subjects as evaluate_subjects
+from sttrack_deploy.evaluation import evaluation as evaluation_module
 
 RUN = "sttrack/red-square-onnxruntime/data"
 
 
 @pytest.fixture
 def bundle(tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluate_subjects, "BundleTracker", RedTracker)
+    monkeypatch.setattr(evaluation_module, "BundleTracker", RedTracker)
     return write_bundle(tmp_path / "bundle")
 
 

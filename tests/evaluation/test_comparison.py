@@ -15,7 +15,7 @@ from rich.console import Console
 from sttrack_deploy.errors import UserError
 from sttrack_deploy.evaluation.comparison import Comparison
 from sttrack_deploy.evaluation.confidence_summary import confidence_summaries
-from sttrack_deploy.evaluation.reporting.comparison_tables import comparison_notes, comparison_tables
+from sttrack_deploy.evaluation.reporting.tables import comparison_notes, comparison_tables
 
 
 def printed(comparison: Comparison, width: int) -> str:

@@ -12,10 +12,16 @@ from hypothesis.extra.numpy import arrays
 from moving_square import truth_of
 
 from sttrack_deploy.errors import UserError
-from sttrack_deploy.evaluation.layouts import LAYOUTS
 from sttrack_deploy.evaluation.protocols import DEFAULT_PROTOCOL
 from sttrack_deploy.evaluation.report import score_run
-from sttrack_deploy.evaluation.results import ResultFolder, as_written, find_results, read_boxes, read_run
+from sttrack_deploy.evaluation.results import (
+    LAYOUTS,
+    ResultFolder,
+    as_written,
+    find_results,
+    read_boxes,
+    read_run,
+)
 from sttrack_deploy.sequences.sequence import TrackRun, VideoSequence
 
 IDENTITY = {"search_sha256": "abc", "engine": "red"}

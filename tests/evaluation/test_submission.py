@@ -10,8 +10,7 @@ import pytest
 from progress_log import ProgressLog
 
 from sttrack_deploy.errors import UserError
-from sttrack_deploy.evaluation.layouts import LAYOUTS
-from sttrack_deploy.evaluation.results import ResultFolder
+from sttrack_deploy.evaluation.results import LAYOUTS, ResultFolder
 from sttrack_deploy.evaluation.submission import FORMATS, pack
 from sttrack_deploy.sequences.sequence import TrackRun, VideoSequence
 

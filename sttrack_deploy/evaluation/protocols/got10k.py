@@ -9,8 +9,18 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from sttrack_deploy.evaluation.protocols.base import Measured, Protocol, Score, Thresholds, check_boxes, pool
-from sttrack_deploy.evaluation.protocols.curves import centre_error, centres, share_above, share_within
+from sttrack_deploy.evaluation.protocols.base import (
+    Measured,
+    Protocol,
+    Score,
+    Thresholds,
+    centre_error,
+    centres,
+    check_boxes,
+    pool,
+    share_above,
+    share_within,
+)
 from sttrack_deploy.geometry import iou
 from sttrack_deploy.sequences.sequence import VideoSequence
 

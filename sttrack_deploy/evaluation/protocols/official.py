@@ -9,10 +9,12 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from sttrack_deploy.evaluation.protocols.base import Measured, Protocol, check_boxes
-from sttrack_deploy.evaluation.protocols.curves import (
+from sttrack_deploy.evaluation.protocols.base import (
     OTB_THRESHOLDS,
+    Measured,
+    Protocol,
     centre_error,
+    check_boxes,
     normalized_error,
     otb_iou,
     repaired,

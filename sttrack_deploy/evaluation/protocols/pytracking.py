@@ -10,10 +10,13 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from sttrack_deploy.evaluation.protocols.base import Measured, Protocol, Score, check_boxes
-from sttrack_deploy.evaluation.protocols.curves import (
+from sttrack_deploy.evaluation.protocols.base import (
     OTB_THRESHOLDS,
+    Measured,
+    Protocol,
+    Score,
     centre_error,
+    check_boxes,
     normalized_error,
     otb_iou,
     repaired,

@@ -9,8 +9,15 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from sttrack_deploy.evaluation.protocols.base import Measured, Protocol, Score, Thresholds, check_boxes
-from sttrack_deploy.evaluation.protocols.curves import area_under, share_within
+from sttrack_deploy.evaluation.protocols.base import (
+    Measured,
+    Protocol,
+    Score,
+    Thresholds,
+    area_under,
+    check_boxes,
+    share_within,
+)
 from sttrack_deploy.geometry import iou
 from sttrack_deploy.sequences.sequence import VideoSequence, usable_truth
 

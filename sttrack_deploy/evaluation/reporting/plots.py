@@ -15,7 +15,7 @@ import numpy.typing as npt
 from sttrack_deploy.evaluation.comparison import Comparison
 from sttrack_deploy.evaluation.confidence_summary import confidence_summaries
 from sttrack_deploy.evaluation.protocols.base import Protocol
-from sttrack_deploy.evaluation.reporting.key_frames import stretches
+from sttrack_deploy.evaluation.reporting.strips import stretches
 from sttrack_deploy.files import atomic_path
 from sttrack_deploy.plotting import (
     INK,

@@ -256,7 +256,7 @@ def test_tables_and_pictures_need_neither_matplotlib_nor_jinja(tmp_path: Path) -
         "import sttrack_deploy.evaluation.reporting.html_report, sttrack_deploy.evaluation.reporting.plots\n"
         "from fake_reports import three_trackers\n"
         "from rich.console import Console\n"
-        "from sttrack_deploy.evaluation.reporting.comparison_tables import comparison_tables\n"
+        "from sttrack_deploy.evaluation.reporting.tables import comparison_tables\n"
         "from sttrack_deploy.evaluation.reporting.strips import picture_strip\n"
         "from pathlib import Path\n"
         "compared = three_trackers(Path('data'))\n"

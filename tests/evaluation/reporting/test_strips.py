@@ -16,8 +16,7 @@ from sttrack_deploy.errors import UserError
 from sttrack_deploy.evaluation.comparison import Comparison
 from sttrack_deploy.evaluation.report import SequenceReport, score_run
 from sttrack_deploy.evaluation.reporting import strips
-from sttrack_deploy.evaluation.reporting.key_frames import find_key_frames, stretches
-from sttrack_deploy.evaluation.reporting.strips import picture_strip
+from sttrack_deploy.evaluation.reporting.strips import find_key_frames, picture_strip, stretches
 from sttrack_deploy.plotting import tracker_style
 from sttrack_deploy.sequences.sequence import TrackRun, VideoSequence, frames_of
 

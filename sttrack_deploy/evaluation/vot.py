@@ -1,4 +1,14 @@
-"""``trackers.ini`` of a VOT workspace: this tracker's section, and putting it among the others'."""
+"""The official VOT toolkit drives this tracker: its entry in a workspace (``trackers.ini``), and a TraX server.
+
+The toolkit and TraX are optional; ``sttrack_deploy.cli.trax_server`` alone imports ``trax``, and only when it runs.
+Here the package is known by the shape of its objects only, so that this can be tested without it. A client is
+answered frame by frame, with one :class:`Tracker` for each object.
+
+Seen with vot-toolkit 0.9.0, 0.8.1 and 0.7.4: the first two run unsupervised experiments only (supervised,
+multistart and realtime ones fail in the toolkit, with any TraX tracker); 0.7.4 runs all of them, but no
+sequence with an object that appears after the first frame. attributee 0.1.10, which all of them would
+install, cannot be imported on Python 3.11 and later: hence the pin in the extra ``vot``.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +17,38 @@ import os
 import re
 import shlex
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+import numpy.typing as npt
 
 import sttrack_deploy
 from sttrack_deploy.bundle import NO_CHANGES, PolicyChanges
 from sttrack_deploy.errors import UsageError, UserError
 from sttrack_deploy.files import atomic_path
+from sttrack_deploy.runtime.tracker import Tracker
 
-__all__ = ["CONFIG", "TRACKERS", "Change", "TrackerEntry", "as_identifier", "merge", "write_entry"]
+__all__ = [
+    "CONFIG",
+    "IMAGE_FORMATS",
+    "TRACKERS",
+    "Change",
+    "Client",
+    "Reply",
+    "Request",
+    "TrackerEntry",
+    "as_identifier",
+    "merge",
+    "read_image",
+    "serve",
+    "write_entry",
+]
+
 
 TRACKERS = "trackers.ini"
 CONFIG = "config.yaml"
@@ -214,3 +246,112 @@ def _check_path(path: str, forbidden: str = "") -> None:
             f"the path {path!r} holds {what}, which the VOT toolkit does not read as it is; "
             "move the folder to a path without it"
         )
+
+
+BgrImage = npt.NDArray[np.uint8]
+
+IMAGE_FORMATS = ("path", "memory", "buffer")
+"""What :func:`read_image` takes, by TraX's names."""
+
+Reply = tuple[Any, dict[str, str]]
+"""A TraX region and the properties sent with it."""
+
+
+class Request(Protocol):
+    """What the client asks: the fields of ``trax.server.Request`` that are used here.
+
+    Attributes:
+        type: ``"initialize"``, ``"frame"`` or ``"quit"``.
+        image: TraX images by channel; ``None`` on quit.
+        objects: regions of new objects, each with its properties; ``None`` where there are none.
+    """
+
+    @property
+    def type(self) -> str: ...
+    @property
+    def image(self) -> Mapping[str, Any] | None: ...
+    @property
+    def objects(self) -> Sequence[tuple[Any, Mapping[str, str]]] | None: ...
+
+
+class Client(Protocol):
+    """The other end of the line: what is used of ``trax.Server``."""
+
+    def wait(self) -> Request: ...
+    def status(self, objects: list[Reply]) -> object: ...
+
+
+def serve(
+    client: Client, new_tracker: Callable[[], Tracker], rectangle: Callable[[float, float, float, float], Any]
+) -> None:
+    """Answer the client until it quits.
+
+    "initialize" forgets every object (a supervised experiment sends it again after each failure); both it
+    and "frame" may bring new ones. Every answer holds one rectangle for each object, in the order in which
+    they came, the new ones' as they were given.
+
+    Args:
+        new_tracker: makes a tracker for one object; those of a session may share an engine.
+        rectangle: makes the TraX region of x, y, w, h in pixels.
+
+    Raises:
+        UserError: an image or a region cannot be used.
+    """
+    trackers: list[Tracker] = []
+    while (request := client.wait()).type != "quit":
+        if request.type == "initialize":
+            trackers.clear()
+        frame = read_image((request.image or {}).get("color"))
+        replies: list[Reply] = []
+        for tracker in trackers:
+            result = tracker.update(frame)
+            replies.append((rectangle(*result.box), _confidence(result.confidence)))
+        for region, _ in request.objects or ():
+            # The client is told that only rectangles are taken, and libtrax turns polygons and masks into theirs.
+            if region.type != "rectangle":
+                raise UserError(f"an object can be given as a rectangle, not as a {region.type} region")
+            box = region.bounds()
+            tracker = new_tracker()
+            tracker.init(frame, box)
+            trackers.append(tracker)
+            replies.append((rectangle(*box), _confidence(1.0)))
+        client.status(replies)
+
+
+def read_image(image: Any) -> BgrImage:
+    """A TraX image as BGR uint8 ``(height, width, 3)``.
+
+    Args:
+        image: ``None``, or a TraX image: a path, an encoded JPEG or PNG, or RGB or grey pixels.
+
+    Raises:
+        UserError: there is none, or it cannot be read.
+    """
+    if image is None:
+        raise UserError("the client sent no colour image; the tracker needs the channel 'color'")
+    kind = image.type()
+    if kind == "path":
+        try:
+            return _decoded(np.fromfile(image.path(), np.uint8), str(image.path()))
+        except OSError as error:
+            raise UserError(f"cannot read the image {image.path()}: {error.strerror or error}") from error
+    if kind == "buffer":
+        return _decoded(np.frombuffer(image.buffer(), np.uint8), "the image that the client sent")
+    if kind == "memory":
+        pixels = image.array()
+        if pixels.dtype != np.uint8:
+            raise UserError(f"the client sent {pixels.dtype} pixels; only uint8 (RGB or grey) are taken")
+        conversion = cv2.COLOR_RGB2BGR if pixels.shape[2] == 3 else cv2.COLOR_GRAY2BGR
+        return np.asarray(cv2.cvtColor(pixels, conversion), np.uint8)
+    raise UserError(f"the client sent an image as {kind!r}; images are taken as {', '.join(IMAGE_FORMATS)}")
+
+
+def _decoded(data: npt.NDArray[np.uint8], name: str) -> BgrImage:
+    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    if image is None:
+        raise UserError(f"{name} cannot be read as an image: it is empty, damaged or not an image")
+    return np.asarray(image, np.uint8)
+
+
+def _confidence(value: float) -> dict[str, str]:
+    return {"confidence": f"{value:.6f}"}

@@ -17,7 +17,7 @@ from sttrack_deploy.bundle import open_bundle
 from sttrack_deploy.cli.trax_server import main
 from sttrack_deploy.engines import registry
 from sttrack_deploy.errors import UserError
-from sttrack_deploy.evaluation.vot.serving import IMAGE_FORMATS, read_image, serve
+from sttrack_deploy.evaluation.vot import IMAGE_FORMATS, read_image, serve
 from sttrack_deploy.geometry import iou
 from sttrack_deploy.runtime.tracker import Tracker
 

@@ -15,7 +15,7 @@ import pytest
 
 from sttrack_deploy.bundle import PolicyChanges
 from sttrack_deploy.errors import UsageError, UserError
-from sttrack_deploy.evaluation.vot.workspace import (
+from sttrack_deploy.evaluation.vot import (
     ENVIRONMENT_PREFIX,
     TRACKERS,
     Change,
