@@ -35,7 +35,7 @@ from sttrack_deploy.export.precision.layers import (
 )
 from sttrack_deploy.export.precision.measurements import Feeds, StepError, measure_ranges, time_ratio
 from sttrack_deploy.export.precision.sensitivity import ClosedLoop, SearchResult, search
-from sttrack_deploy.sequences.track_run import TrackRun
+from sttrack_deploy.sequences.sequence import TrackRun
 
 __all__ = ["Converted", "Measured", "Plan", "apply", "make_plan", "measure"]
 
