@@ -236,3 +236,17 @@ def test_ci_runs_the_readmes_test_command() -> None:
     assert command in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
     assert "\n" not in command
     assert "\n" not in block("setup: run").strip()
+
+
+NAMED = re.compile(r"(?<![\w/.-])((?:tests|benchmarks|sttrack_deploy)/[\w/-]+(?:\.\w+|/))")
+EXAMPLES = {  # files that CONTRIBUTING's example has its reader write
+    "sttrack_deploy/sequences/datasets/myset.py",
+    "tests/sequences/datasets/test_dataset_myset.py",
+}
+
+
+def test_files_named_on_the_pages_and_in_ci_exist() -> None:
+    texts = {page: page.read_text(encoding="utf-8") for page in [*PAGES, ROOT / ".ci/run"]}
+    named = {(page.name, name) for page, text in texts.items() for name in NAMED.findall(text)}
+    assert len(named) > 10
+    assert [(page, name) for page, name in named if name not in EXAMPLES and not (ROOT / name).exists()] == []
