@@ -16,15 +16,22 @@ import numpy as np
 import numpy.typing as npt
 
 from sttrack_deploy.bundle import open_bundle
-from sttrack_deploy.cli.bar import progress_bar
-from sttrack_deploy.cli.common import bundle_option, command, emit_json, json_option, say, threads_option
-from sttrack_deploy.cli.data import data_options, dataset_title, load_sequences
-from sttrack_deploy.cli.evaluate_output import exit_by, show
 from sttrack_deploy.engines.base import Arrays, Engine, EngineState, Prediction
 from sttrack_deploy.engines.registry import load_engine
 from sttrack_deploy.evaluation.evaluation import Evaluation, evaluate_tracker, report_document
 from sttrack_deploy.evaluation.protocols import DEFAULT_PROTOCOL
 from sttrack_deploy.runtime.tracker import Tracker
+from sttrack_deploy.terminal.options import (
+    bundle_option,
+    data_options,
+    dataset_title,
+    emit_json,
+    json_option,
+    load_sequences,
+    threads_option,
+)
+from sttrack_deploy.terminal.program import command, progress_bar, say
+from sttrack_deploy.terminal.reports import exit_by, show_evaluations
 
 VARIANTS: dict[str, tuple[str, ...]] = {
     "as it is": (),
@@ -93,7 +100,7 @@ def main(
             evaluations.append(evaluate_tracker(lambda tracker=tracker: tracker, evaluation))  # type: ignore[misc]
         if evaluation.interrupted:
             break
-    show(evaluations)
+    show_evaluations(evaluations)
     emit_json(report_document(evaluations, title), json_path)
     say(f"next, the whole report of the bundle: sttrack-eval --bundle {opened.path} --html report.html")
     exit_by(evaluations)

@@ -23,13 +23,13 @@ import cv2
 import numpy as np
 import torch
 
-from sttrack_deploy.cli.common import command, say
 from sttrack_deploy.errors import UserError
 from sttrack_deploy.models.training.clips.real.video_clips import Track, load_tracks
 from sttrack_deploy.models.training.closed_loop import following
 from sttrack_deploy.models.training.closed_loop.run import frozen_part, network_to_train, read_closed_loop
 from sttrack_deploy.models.training.closed_loop.training import CHECKPOINT, Material, train
 from sttrack_deploy.models.weights import save_weights
+from sttrack_deploy.terminal.program import command, say
 
 FOLDER = Path("models/runs/gpu")
 BANK = "bank.pkl"

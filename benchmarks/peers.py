@@ -14,13 +14,20 @@ from pathlib import Path
 import click
 
 from benchmarks.peer_trackers import available
-from sttrack_deploy.cli.bar import progress_bar
-from sttrack_deploy.cli.common import FOLDER, THREADS, command, emit_json, json_option, say
-from sttrack_deploy.cli.data import data_options, dataset_title, load_sequences
-from sttrack_deploy.cli.evaluate_output import exit_by, show
 from sttrack_deploy.evaluation.evaluation import Evaluation, evaluate_tracker, report_document
 from sttrack_deploy.evaluation.protocols import DEFAULT_PROTOCOL
 from sttrack_deploy.evaluation.results import DEFAULT_LAYOUT, ResultFolder
+from sttrack_deploy.terminal.options import (
+    FOLDER,
+    THREADS,
+    data_options,
+    dataset_title,
+    emit_json,
+    json_option,
+    load_sequences,
+)
+from sttrack_deploy.terminal.program import command, progress_bar, say
+from sttrack_deploy.terminal.reports import exit_by, show_evaluations
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -63,7 +70,7 @@ def main(
             evaluations.append(evaluate_tracker(maker, evaluation, store=store, restart=restart))
         if evaluation.interrupted:
             break
-    show(evaluations)
+    show_evaluations(evaluations)
     emit_json(report_document(evaluations, title), json_path)
     words = ["sttrack-eval", "--threads", str(threads)] + ([] if data is None else ["--data", str(data)])
     words += [] if dataset == "folder" else ["--dataset", dataset]

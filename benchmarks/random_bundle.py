@@ -21,7 +21,6 @@ import torch
 from torch import Tensor, nn
 
 from sttrack_deploy.bundle import Bundle
-from sttrack_deploy.cli.common import command, say
 from sttrack_deploy.cropping import crop_patch
 from sttrack_deploy.errors import UsageError, UserError
 from sttrack_deploy.export.exporter import ExportOptions, export_bundle
@@ -30,6 +29,7 @@ from sttrack_deploy.models.config import ModelConfig, preset
 from sttrack_deploy.models.network import STTrack
 from sttrack_deploy.models.weights import save_weights
 from sttrack_deploy.runtime.demo import DemoClip
+from sttrack_deploy.terminal.program import command, say
 
 CALIBRATION_FRAMES = (0, 40, 80, 140)
 LEAST_SPREAD = 1e-3

@@ -15,10 +15,16 @@ from pathlib import Path
 import click
 
 from benchmarks.peer_trackers import available
-from sttrack_deploy.cli.bar import progress_bar
-from sttrack_deploy.cli.bench import show, write_plot
-from sttrack_deploy.cli.bundle_choice import chosen_bundles, chosen_engines, subject_options
-from sttrack_deploy.cli.common import FOLDER, command, emit_json, json_option, say
+from sttrack_deploy.terminal.options import (
+    FOLDER,
+    chosen_bundles,
+    chosen_engines,
+    emit_json,
+    json_option,
+    subject_options,
+)
+from sttrack_deploy.terminal.program import command, progress_bar, say
+from sttrack_deploy.terminal.reports import show_bench, write_plot
 from sttrack_deploy.verification.benchmark.report import bench_document
 from sttrack_deploy.verification.benchmark.run import (
     BenchPlan,
@@ -70,7 +76,7 @@ def main(
         with progress_bar(refresh=1.0) as bar:  # what is measured is not disturbed
             result = run_bench(subjects, plan, bar)
     base = baseline_of(result, subjects[0].label)
-    show(result, base, title)
+    show_bench(result, base, title)
     emit_json(bench_document(result, base, title), json_path)
     write_plot(result, base, title, plot)
     say("next, how well they track: python -m benchmarks.peers --data DIR --peers DIR")

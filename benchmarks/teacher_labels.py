@@ -26,13 +26,13 @@ import numpy.typing as npt
 
 from benchmarks.peer_trackers import available
 from benchmarks.training_tracks import read_track_text
-from sttrack_deploy.cli.bar import progress_bar
-from sttrack_deploy.cli.common import FOLDER, PATH, command, say
 from sttrack_deploy.errors import UserError
 from sttrack_deploy.evaluation.runner import SingleTargetTracker
 from sttrack_deploy.files import atomic_path
 from sttrack_deploy.geometry import Box, clip_box, iou
 from sttrack_deploy.sequences.sequence import VIDEO_SUFFIXES, frames_in, usable_truth
+from sttrack_deploy.terminal.options import FOLDER, PATH
+from sttrack_deploy.terminal.program import command, progress_bar, say
 
 Frame = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float64]

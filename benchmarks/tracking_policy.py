@@ -25,22 +25,14 @@ from rich.table import Table
 
 from benchmarks.training_tracks import TrainingTrack, held_out, read_tracks
 from sttrack_deploy.bundle import TrackingPolicy, open_bundle
-from sttrack_deploy.cli.bar import progress_bar
-from sttrack_deploy.cli.common import (
-    bundle_option,
-    command,
-    complain,
-    console,
-    engine_options,
-    json_option,
-    say,
-)
 from sttrack_deploy.engines.registry import load_engine
 from sttrack_deploy.errors import UsageError, UserError
 from sttrack_deploy.evaluation.confidence import BAD_IOU, GOOD_IOU, on_target_auroc
 from sttrack_deploy.evaluation.report import without_nan
 from sttrack_deploy.geometry import iou
 from sttrack_deploy.runtime.tracker import Tracker
+from sttrack_deploy.terminal.options import bundle_option, engine_options, json_option
+from sttrack_deploy.terminal.program import command, complain, console, progress_bar, say
 
 THRESHOLDS = np.linspace(0.0, 1.0, 21)
 

@@ -46,11 +46,11 @@ def runtime_modules() -> list[str]:
                 "run_list.py",
                 "evaluate.py",
                 "doctor.py",
-                "common.py",
                 "vot.py",
                 "calibrate.py",
             )
         ),
+        *PACKAGE.glob("terminal/*.py"),
         PACKAGE / "geometry.py",
         *PACKAGE.glob("runtime/*.py"),
         *PACKAGE.glob("video/*.py"),

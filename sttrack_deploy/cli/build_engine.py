@@ -15,8 +15,6 @@ import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from sttrack_deploy.bundle import Bundle, open_bundle
-from sttrack_deploy.cli.bar import progress_bar
-from sttrack_deploy.cli.common import FOLDER, PATH, command, console, json_option, say, threads_option
 from sttrack_deploy.engines.building import (
     BUILDERS,
     BatchRange,
@@ -27,6 +25,8 @@ from sttrack_deploy.engines.building import (
 )
 from sttrack_deploy.errors import UsageError, UserError
 from sttrack_deploy.files import atomic_path
+from sttrack_deploy.terminal.options import FOLDER, PATH, json_option, threads_option
+from sttrack_deploy.terminal.program import command, console, progress_bar, say
 
 if TYPE_CHECKING:
     from sttrack_deploy.verification.closed_loop import EngineCheck

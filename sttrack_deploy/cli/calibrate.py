@@ -14,25 +14,21 @@ from rich.table import Table
 
 from sttrack_deploy.bundle import Bundle, PolicyChanges, open_bundle
 from sttrack_deploy.calib.calibration_set import ADVISED_SAMPLES, CalibrationSet
-from sttrack_deploy.cli.bar import progress_bar
-from sttrack_deploy.cli.common import (
-    FOLDER,
-    PATH,
-    THREADS,
-    bundle_option,
-    command,
-    complain,
-    console,
-    json_option,
-    say,
-    tracking_options,
-)
 from sttrack_deploy.engines.registry import BACKENDS, DEFAULT_BACKEND, load_engine
 from sttrack_deploy.errors import UsageError
 from sttrack_deploy.files import atomic_path
 from sttrack_deploy.geometry import parse_box
 from sttrack_deploy.sequences.datasets import DATASETS
 from sttrack_deploy.sequences.sequence import VideoSequence, select
+from sttrack_deploy.terminal.options import (
+    FOLDER,
+    PATH,
+    THREADS,
+    bundle_option,
+    json_option,
+    tracking_options,
+)
+from sttrack_deploy.terminal.program import command, complain, console, progress_bar, say
 
 __all__ = ["main"]
 

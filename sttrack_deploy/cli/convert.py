@@ -14,11 +14,10 @@ from rich import box
 from rich.table import Table
 
 from sttrack_deploy.bundle import open_bundle
-from sttrack_deploy.cli.bar import progress_bar
-from sttrack_deploy.cli.common import FOLDER, PATH, FiniteFloat, command, complain, console, say
-from sttrack_deploy.cli.option_groups import GroupedCommand
 from sttrack_deploy.errors import MissingDependencyError, UsageError
 from sttrack_deploy.export.precision import CONVERTED, METHODS
+from sttrack_deploy.terminal.options import FOLDER, PATH, FiniteFloat
+from sttrack_deploy.terminal.program import GroupedCommand, command, complain, console, progress_bar, say
 
 if TYPE_CHECKING:
     from sttrack_deploy.export.precision.convert import Outcome, PrecisionOptions

@@ -20,9 +20,10 @@ from rich.table import Table
 
 from sttrack_deploy import __version__
 from sttrack_deploy.bundle import default_bundle_path, open_bundle
-from sttrack_deploy.cli.common import PATH, bundle_option, command, console, say
 from sttrack_deploy.engines.registry import BACKENDS, DEFAULT_BACKEND
 from sttrack_deploy.errors import UsageError, UserError
+from sttrack_deploy.terminal.options import PATH, bundle_option
+from sttrack_deploy.terminal.program import command, console, say
 
 __all__ = ["main"]
 
@@ -255,9 +256,9 @@ def _accept(bundle: Path | None, data: Path | None, *, as_json: bool) -> None:
     Raises:
         UserError: a row failed, or not one could be run.
     """
-    from sttrack_deploy.cli.bar import progress_bar
     from sttrack_deploy.cli.build_engine import BuildBar
     from sttrack_deploy.sequences.datasets import DATASETS
+    from sttrack_deploy.terminal.program import progress_bar
     from sttrack_deploy.verification.closed_loop import demo_sequence
     from sttrack_deploy.verification.gpu_acceptance import accept, markdown
 

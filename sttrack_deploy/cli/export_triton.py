@@ -8,7 +8,8 @@ from pathlib import Path
 import click
 
 from sttrack_deploy.bundle import open_bundle
-from sttrack_deploy.cli.common import FOLDER, FiniteFloat, command, say
+from sttrack_deploy.terminal.options import FOLDER, FiniteFloat
+from sttrack_deploy.terminal.program import command, say
 
 __all__ = ["main"]
 

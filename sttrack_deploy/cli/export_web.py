@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 
 from sttrack_deploy.bundle import open_bundle
-from sttrack_deploy.cli.common import FOLDER, NamedPath, command, say
+from sttrack_deploy.terminal.options import FOLDER, NamedPath
+from sttrack_deploy.terminal.program import command, say
 
 __all__ = ["main"]
 

@@ -12,29 +12,29 @@ from pathlib import Path
 import click
 from rich.markup import escape
 
-from sttrack_deploy.cli.bar import progress_bar
-from sttrack_deploy.cli.bundle_choice import chosen_bundles, chosen_engines, subject_options
-from sttrack_deploy.cli.common import (
-    FILE,
-    MOST_FRAMES,
-    FiniteFloat,
-    check_reports,
-    command,
-    complain,
-    console,
-    emit_json,
-    json_option,
-    overwrite_option,
-    say,
-    threads_option,
-)
-from sttrack_deploy.cli.data import data_options, dataset_title, load_sequences
 from sttrack_deploy.engines.registry import load_engine
 from sttrack_deploy.errors import UsageError, UserError
 from sttrack_deploy.evaluation.reporting.tables import plain_table
 from sttrack_deploy.files import atomic_path
 from sttrack_deploy.plotting import drawing
 from sttrack_deploy.sequences.sequence import VideoSequence
+from sttrack_deploy.terminal.options import (
+    FILE,
+    MOST_FRAMES,
+    FiniteFloat,
+    check_reports,
+    chosen_bundles,
+    chosen_engines,
+    data_options,
+    dataset_title,
+    emit_json,
+    json_option,
+    load_sequences,
+    overwrite_option,
+    subject_options,
+    threads_option,
+)
+from sttrack_deploy.terminal.program import command, complain, console, progress_bar, say
 from sttrack_deploy.verification.agreement import DIVERGED_BELOW, ON_TARGET
 from sttrack_deploy.verification.closed_loop import DEMO, Beginning, demo_sequence
 from sttrack_deploy.verification.parity.report import NotRun, ParityResult, parity_document

@@ -10,7 +10,9 @@ import click
 from click.core import ParameterSource
 
 from sttrack_deploy.bundle import PolicyChanges
-from sttrack_deploy.cli.common import (
+from sttrack_deploy.errors import UsageError
+from sttrack_deploy.geometry import parse_box
+from sttrack_deploy.terminal.options import (
     FILE,
     MOST_FRAMES,
     PATH,
@@ -18,13 +20,10 @@ from sttrack_deploy.cli.common import (
     FiniteFloat,
     NamedPath,
     bundle_option,
-    command,
     engine_options,
     tracking_options,
 )
-from sttrack_deploy.cli.option_groups import GroupedCommand
-from sttrack_deploy.errors import UsageError
-from sttrack_deploy.geometry import parse_box
+from sttrack_deploy.terminal.program import GroupedCommand, command
 
 if TYPE_CHECKING:  # imported when a run starts: a missing libGL must become one line, not a traceback
     from sttrack_deploy.cli.run_one import RunJob

@@ -11,7 +11,7 @@ import rich.table
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from sttrack_deploy.cli.common import complain, console, say
+from sttrack_deploy.terminal.program import complain, console, say
 
 if TYPE_CHECKING:  # imported when a run starts: a missing libGL must become one line, not a traceback
     from collections.abc import Callable, Iterator, Sequence

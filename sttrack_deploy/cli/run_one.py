@@ -14,10 +14,10 @@ import rich.progress
 from rich.markup import escape
 
 from sttrack_deploy.bundle import Bundle
-from sttrack_deploy.cli.common import console, say
 from sttrack_deploy.errors import UsageError
 from sttrack_deploy.files import is_special
 from sttrack_deploy.geometry import Box, iou
+from sttrack_deploy.terminal.program import console, say
 
 if TYPE_CHECKING:  # imported when a run starts: a missing libGL must become one line, not a traceback
     from sttrack_deploy.output_file import OutputFile

@@ -13,16 +13,15 @@ from typing import Any
 import click
 
 from sttrack_deploy.bundle import PolicyChanges, open_bundle
-from sttrack_deploy.cli.common import (
+from sttrack_deploy.errors import MissingDependencyError, UsageError, UserError
+from sttrack_deploy.terminal.options import (
     FiniteFloat,
     NamedPath,
     bundle_option,
-    command,
     engine_options,
-    say,
     tracking_options,
 )
-from sttrack_deploy.errors import MissingDependencyError, UsageError, UserError
+from sttrack_deploy.terminal.program import command, say
 
 __all__ = ["main"]
 

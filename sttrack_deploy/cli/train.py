@@ -14,19 +14,10 @@ import click
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
 
-from sttrack_deploy.cli.common import (
-    FILE,
-    FOLDER,
-    INTERRUPTED,
-    MOST_FRAMES,
-    THREADS,
-    FiniteFloat,
-    command,
-    console,
-    say,
-)
 from sttrack_deploy.errors import MissingDependencyError, UsageError, UserError
 from sttrack_deploy.models.training.material import LAYOUTS, load_material
+from sttrack_deploy.terminal.options import FILE, FOLDER, MOST_FRAMES, THREADS, FiniteFloat
+from sttrack_deploy.terminal.program import INTERRUPTED, command, console, say
 
 if TYPE_CHECKING:
     from sttrack_deploy.models.network import STTrack

@@ -15,11 +15,12 @@ from typing import Any
 import click
 
 from sttrack_deploy.bundle import PolicyChanges, open_bundle
-from sttrack_deploy.cli.common import bundle_option, command, engine_options, tracking_options
 from sttrack_deploy.engines import registry
 from sttrack_deploy.errors import MissingDependencyError, UserError
 from sttrack_deploy.evaluation.vot import ENVIRONMENT_PREFIX, IMAGE_FORMATS, serve
 from sttrack_deploy.runtime.tracker import Tracker
+from sttrack_deploy.terminal.options import bundle_option, engine_options, tracking_options
+from sttrack_deploy.terminal.program import command
 
 __all__ = ["INSTALL", "main"]
 

@@ -10,15 +10,9 @@ import click
 from rich.markup import escape
 
 from sttrack_deploy.bundle import PolicyChanges, open_bundle
-from sttrack_deploy.cli.common import (
-    FOLDER,
-    bundle_option,
-    command,
-    console,
-    engine_options,
-    tracking_options,
-)
 from sttrack_deploy.engines.registry import DEFAULT_BACKEND
+from sttrack_deploy.terminal.options import FOLDER, bundle_option, engine_options, tracking_options
+from sttrack_deploy.terminal.program import command, console
 
 __all__ = ["vot_command"]
 

@@ -15,9 +15,10 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from sttrack_deploy.cli import common
-from sttrack_deploy.cli.common import FiniteFloat, NamedPath, command
+from sttrack_deploy.errors import UserError
 from sttrack_deploy.records import parse_toml
+from sttrack_deploy.terminal.options import FiniteFloat, NamedPath
+from sttrack_deploy.terminal.program import command
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -89,7 +90,7 @@ def run_with(error: BaseException) -> tuple[int, str]:
             OSError(28, "No space left on device"),
             "error: cannot write standard output: No space left on device",
         ),
-        (common.UserError("a\nb"), "error: a\\nb"),
+        (UserError("a\nb"), "error: a\\nb"),
         (MemoryError(), "error: out of memory"),
         (RuntimeError("no"), "error: unexpected RuntimeError: no"),
     ],
@@ -105,7 +106,7 @@ def test_a_failure_is_one_line(error: Exception, text: str) -> None:
 def test_standard_output_that_takes_nothing() -> None:
     code = """
 import click
-from sttrack_deploy.cli.common import command
+from sttrack_deploy.terminal.program import (command)
 @click.command()
 @command
 def main(): click.echo("x" * 10)
@@ -165,8 +166,8 @@ def test_what_a_bundle_brings_is_not_ignored_beside_from(option: tuple[str, str]
 
 @pytest.mark.parametrize("epoch", ["x", "1e9", "9" * 40])
 def test_a_date_that_is_none(epoch: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sttrack_deploy.cli import evaluate_output
+    from sttrack_deploy.terminal import reports
 
     monkeypatch.setenv("SOURCE_DATE_EPOCH", epoch)
-    with pytest.raises(common.UserError, match="is not a time in seconds since 1970"):
-        evaluate_output._now()
+    with pytest.raises(UserError, match="is not a time in seconds since 1970"):
+        reports._now()

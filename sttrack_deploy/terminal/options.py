@@ -1,34 +1,31 @@
-"""What the commands share: error handling, option groups, printing."""
+"""Options that commands have in common, and what they choose: bundles, engines, sequences, tracking, reports."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import errno
 import functools
 import math
-import os
-import signal
-import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
+import shlex
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import click
-from rich.console import Console
 
-from sttrack_deploy import __version__
-from sttrack_deploy.bundle import PolicyChanges
+from sttrack_deploy.bundle import Bundle, PolicyChanges, open_bundle
 from sttrack_deploy.engines.registry import BACKENDS, DEFAULT_BACKEND
-from sttrack_deploy.errors import UserError
+from sttrack_deploy.errors import UsageError, UserError
 from sttrack_deploy.files import check_file, check_folder, made_here
 from sttrack_deploy.output_file import check_outputs
+from sttrack_deploy.sequences.datasets import DATASETS
+from sttrack_deploy.sequences.datasets.locations import locate
+from sttrack_deploy.sequences.sequence import VideoSequence, select
+from sttrack_deploy.terminal.program import say
+from sttrack_deploy.verification.agreement import GATES
 
 __all__ = [
     "FILE",
     "FOLDER",
-    "INTERRUPTED",
     "MOST_FRAMES",
     "PATH",
     "THREADS",
@@ -37,23 +34,22 @@ __all__ = [
     "NamedPath",
     "bundle_option",
     "check_reports",
-    "command",
-    "complain",
-    "console",
-    "debug_option",
+    "chosen_bundles",
+    "chosen_engines",
+    "data_options",
+    "dataset_title",
     "emit_json",
     "engine_options",
     "json_option",
+    "load_sequences",
     "overwrite_option",
-    "say",
+    "subject_options",
     "threads_option",
     "tracking_options",
 ]
 
-F = TypeVar("F", bound=Callable[..., Any])
 
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it."""
+F = TypeVar("F", bound=Callable[..., Any])
 
 MOST_FRAMES = 10**9
 """Upper limit of options that count frames: no video is as long."""
@@ -97,147 +93,6 @@ FILE = NamedPath(dir_okay=False)
 FOLDER = NamedPath(file_okay=False)
 PATH = NamedPath()
 THREADS = click.IntRange(1, 1024)
-
-console = Console(stderr=True, highlight=False)
-"""For people: progress, tables, notes. Standard output is for results that programs read."""
-
-
-def say(text: str) -> None:
-    """A line for people, as it is: no markup, no wrapping, so that commands can be copied."""
-    with contextlib.suppress(OSError):  # the terminal is gone; the work is not lost for that
-        console.print(text, markup=False, soft_wrap=True)
-
-
-def complain(text: str) -> None:
-    """The same for what went wrong."""
-    with contextlib.suppress(OSError):
-        console.print(text, markup=False, soft_wrap=True, style="red")
-
-
-def _tell_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
-    # Not click's version_option: that keeps the program's name of the first call for all later ones.
-    if wanted and not context.resilient_parsing:
-        click.echo(f"{context.find_root().info_name}, sttrack-deploy {__version__}")
-        context.exit()
-
-
-def command(function: F) -> F:
-    """Make ``--version``, ``--debug`` and the exit codes of :mod:`sttrack_deploy.errors` part of a command.
-
-    Innermost decorator, so that ``--debug`` comes last in the help.
-    """
-
-    # Made anew for each command: it keeps the name of the first one that it answers for.
-    @click.option(
-        "--version",
-        is_flag=True,
-        expose_value=False,
-        is_eager=True,
-        callback=_tell_version,
-        help="Show the version and exit.",
-    )
-    @debug_option
-    @functools.wraps(function)
-    def wrapped(*args: Any, debug: bool, **options: Any) -> Any:
-        try:
-            with _stopped_like_interrupted():
-                made = function(*args, **options)
-                sys.stdout.flush()  # what cannot be written is to be told, and not at exit, where nobody can
-                return made
-        except (click.ClickException, click.exceptions.Exit, click.Abort):
-            raise
-        except KeyboardInterrupt:
-            _end("interrupted", INTERRUPTED)
-        except Exception as error:
-            if debug:
-                raise
-            _explain(error)
-
-    return wrapped  # type: ignore[return-value]
-
-
-def _explain(error: Exception) -> NoReturn:
-    """End with the one line for a failure."""
-    if isinstance(error, UserError):
-        _end(f"error: {error}", error.exit_code)
-    if isinstance(error, BrokenPipeError):
-        # The reader of our output went away; say nothing, and keep Python from saying it at exit.
-        _forget_output()
-        sys.exit(1)
-    if isinstance(error, ImportError):
-        _end(f"error: {_explain_import(error)}")
-    if isinstance(error, MemoryError):
-        _end("error: out of memory; use a smaller batch or fewer workers")
-    if isinstance(error, OSError):
-        # The system's own refusals (a loop of links, a name too long, no space) are never a fault of the code.
-        if error.filename is None and error.errno in (errno.ENOSPC, errno.EIO, errno.EBADF):
-            _forget_output()
-            _end(f"error: cannot write standard output: {error.strerror}")
-        name = f"{_text(error.filename)}: " if error.filename is not None else ""
-        _end(f"error: {name}{error.strerror or error}")
-    text = " ".join(str(error).split()) or "no message"
-    _end(f"error: unexpected {type(error).__name__}: {text}; run again with --debug and report it")
-
-
-def _end(line: str, code: int = 1) -> NoReturn:
-    """Say one line on standard error, whatever the text holds, and end."""
-    with contextlib.suppress(OSError):  # the terminal is gone
-        click.echo(_text(line), err=True)
-    sys.exit(code)
-
-
-def _text(value: object) -> str:
-    """One line that can be printed: a file name may hold line breaks, and bytes that are no text."""
-    text = os.fsdecode(value) if isinstance(value, bytes) else str(value)
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text
-    )
-
-
-def _forget_output() -> None:
-    """Nothing more can be written to standard output, and Python is not to try at exit."""
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-@contextlib.contextmanager
-def _stopped_like_interrupted() -> Iterator[None]:
-    """SIGTERM (a scheduler, ``docker stop``) and SIGHUP (a dropped ssh) become KeyboardInterrupt: what is done is kept.
-
-    SIGHUP stays ignored where it is (``nohup``).
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield  # handlers can be set in the main thread only
-        return
-    names = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
-    previous = {name: signal.getsignal(name) for name in names}
-    for name, handler in previous.items():
-        if handler is not signal.SIG_IGN:
-            signal.signal(name, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        for name, handler in previous.items():
-            signal.signal(name, handler)
-
-
-def _explain_import(error: ImportError) -> str:
-    if not _is_opencv(error):
-        return f"{error}; run sttrack-doctor to see what is missing"
-    return (
-        f"OpenCV cannot be loaded ({error}): install libgl1 (apt-get install libgl1), or use the build without "
-        "windows: pip uninstall opencv-python && pip install opencv-python-headless"
-    )
-
-
-def _is_opencv(error: ImportError) -> bool:
-    """Is it OpenCV that failed to load, or a system library (libGL, libgthread) that it needs?"""
-    return (
-        (error.name or "").partition(".")[0] == "cv2" or "libGL" in str(error) or "libgthread" in str(error)
-    )
-
-
-debug_option = click.option("--debug", is_flag=True, help="Show the full traceback of an error.")
 
 
 def bundle_option(function: F) -> F:
@@ -391,3 +246,121 @@ def emit_json(document: Any, path: Path | None) -> None:
         return
     write_json(document, path)
     say(f"made {path}")
+
+
+def data_options(function: F) -> F:
+    """``--dataset NAME``, ``--data DIR``, ``--sequences GLOB`` and ``--partial``: which annotated sequences."""
+    function = click.option(
+        "--partial",
+        is_flag=True,
+        help="Take what is there of a data set that is not complete; its numbers are of that part only.",
+    )(function)
+    function = click.option("--sequences", metavar="GLOB", help="Only these, for example 'otb_*' or 'a,b'.")(
+        function
+    )
+    function = click.option(
+        "--data",
+        type=PATH,
+        help="The data set's folder, or the one that holds it.  [default: as the environment or "
+        "sttrack-datasets.toml has it, see --write-config]",
+    )(function)
+    return click.option(
+        "--dataset",
+        type=click.Choice(list(DATASETS)),
+        default="folder",
+        show_default=True,
+        help="Layout of the data; folder: <name>.mp4 (or a folder of images) and <name>.txt, one x,y,w,h line "
+        "a frame.",
+    )(function)
+
+
+def load_sequences(
+    dataset: str, data: Path | None, pattern: str | None, partial: bool
+) -> list[VideoSequence]:
+    """The sequences that :func:`data_options` name.
+
+    Raises:
+        UserError: the data set is not there, not complete, or no sequence matches.
+    """
+    sequences = DATASETS[dataset].read(locate(dataset, data), partial)
+    return select(sequences, pattern)
+
+
+def dataset_title(dataset: str, data: Path | None) -> str:
+    """What tables and result folders call it: its own name, or the plain folder's."""
+    return data.resolve().name if dataset == "folder" and data is not None else dataset
+
+
+def subject_options(function: F) -> F:
+    """``[BUNDLE]...``, ``--engine NAME``, ``--engines A,B`` and ``--precisions A,B``."""
+    function = click.option(
+        "--precisions",
+        metavar="A,B",
+        help=f"Take the bundles BUNDLE-<precision> that lie beside BUNDLE: {', '.join(GATES)}.",
+    )(function)
+    function = click.option("--engines", "engine_list", metavar="A,B", help="The same, several at once.")(
+        function
+    )
+    function = click.option(
+        "--engine",
+        "engines",
+        multiple=True,
+        metavar="NAME",
+        help=f"Back end that runs the network; several are compared.  [default: {DEFAULT_BACKEND}]",
+    )(function)
+    return click.argument("bundles", nargs=-1, type=FOLDER, metavar="[BUNDLE]...")(function)
+
+
+def chosen_engines(
+    engines: Sequence[str], engine_list: str | None, others: Collection[str] = ()
+) -> list[str]:
+    """The engines asked for, each once, or the default one.
+
+    Args:
+        others: names that are allowed besides the back ends'.
+
+    Raises:
+        UsageError: there is no engine of that name, or the list names none.
+    """
+    if engine_list is not None and not _words(engine_list):
+        raise UsageError(f"--engines names none; engines are {', '.join([*BACKENDS, *others])}")
+    asked = [*engines, *_words(engine_list)]
+    known = [*BACKENDS, *others]
+    for name in asked:
+        if name not in known:
+            raise UsageError(f"there is no engine {name!r}; engines are {', '.join(known)}")
+    return list(dict.fromkeys(asked)) or [DEFAULT_BACKEND]
+
+
+def chosen_bundles(paths: Sequence[Path], precisions: str | None) -> list[Bundle]:
+    """The bundles named (the shipped one if none is), or their siblings of the precisions asked for.
+
+    Raises:
+        UsageError: there is no such precision, or the list names none.
+        UserError: a bundle cannot be opened, or a sibling is missing: the line has the command that makes it.
+    """
+    named = [open_bundle(path) for path in paths or (None,)]
+    if precisions is None:
+        return named
+    if not _words(precisions):
+        raise UsageError(f"--precisions names none; precisions are {', '.join(GATES)}")
+    found = []
+    for precision in dict.fromkeys(_words(precisions)):
+        if precision not in GATES:
+            raise UsageError(f"there is no precision {precision!r}; precisions are {', '.join(GATES)}")
+        found += [_sibling(bundle, precision) for bundle in named]
+    return found
+
+
+def _sibling(bundle: Bundle, precision: str) -> Bundle:
+    if bundle.manifest.precision.get("name") == precision:
+        return bundle
+    path = bundle.path.with_name(f"{bundle.path.name}-{precision}")
+    if not path.is_dir():
+        make = f"sttrack-convert {shlex.quote(str(bundle.path))} --precision {precision}"
+        raise UserError(f"there is no {precision} bundle {path}; make it with: {make}")
+    return open_bundle(path)
+
+
+def _words(text: str | None) -> list[str]:
+    return [word.strip() for word in (text or "").split(",") if word.strip()]

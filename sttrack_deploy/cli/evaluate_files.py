@@ -1,19 +1,34 @@
-"""``sttrack-eval pack``: results of a test set as the archive that its server takes."""
+"""``sttrack-eval merge`` and ``sttrack-eval pack``: result files put together, and packed for a test server."""
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
 
-from sttrack_deploy.cli.bar import progress_bar
-from sttrack_deploy.cli.common import FILE, PATH, command, console, say
-from sttrack_deploy.cli.data import load_sequences
 from sttrack_deploy.errors import UsageError
 from sttrack_deploy.evaluation.results import find_results
+from sttrack_deploy.evaluation.shards import merge_results
 from sttrack_deploy.evaluation.submission import FORMATS, pack
+from sttrack_deploy.terminal.options import FILE, FOLDER, PATH, load_sequences
+from sttrack_deploy.terminal.program import command, console, progress_bar, say
 
-__all__ = ["pack_command"]
+__all__ = ["merge_command", "pack_command"]
+
+
+@click.command("merge", context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("parts", nargs=-1, required=True, type=PATH)
+@click.option("--out", type=FOLDER, required=True, help="Where all results go.")
+@command
+def merge_command(parts: tuple[Path, ...], out: Path) -> None:
+    """Put the result files of several machines (sttrack-eval --shard I/N --out PART) into one folder.
+
+    Parts that wrote into one shared folder need no merge. A file that two parts have must be the same.
+    """
+    merged = merge_results(parts, out)
+    say(f"made {out}: {merged.copied} files from {len(parts)} parts, {merged.same} were there already")
+    say(f"next, score them: {shlex.join(['sttrack-eval', '--results', str(out), '--data', 'DIR'])}")
 
 
 @click.command("pack", context_settings={"help_option_names": ["-h", "--help"]})

@@ -1,0 +1,1 @@
+"""What command-line programs share: errors as exit codes, printing, options, tables."""
