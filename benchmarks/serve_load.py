@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import socket
 import subprocess
@@ -127,6 +128,12 @@ def memory(pid: int) -> float:
     return int(found[1]) / 1024 if found else float("nan")
 
 
+def processor_seconds(pid: int) -> float:
+    """Time that a process has spent on the processors, all its threads together."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def metric(text: str, name: str) -> float:
     found = re.search(rf"^{re.escape(name)} (\S+)$", text, re.MULTILINE)
     return float(found[1]) if found else 0.0
@@ -178,11 +185,13 @@ def run(options: argparse.Namespace, server: subprocess.Popen[str], url: str) ->
         threading.Thread(target=viewer.follow, daemon=True).start()
         if viewer.pictures:
             threading.Thread(target=viewer.look, daemon=True).start()
-    begun, samples = time.monotonic(), []
+    begun, samples, spent = time.monotonic(), [], processor_seconds(server.pid)
+    load = processor_seconds(os.getpid())
     while time.monotonic() - begun < options.seconds:
         time.sleep(min(5.0, options.seconds / 8))
         samples.append((time.monotonic() - begun, memory(server.pid)))
     text = client.get("/metrics").text
+    spent, load = processor_seconds(server.pid) - spent, processor_seconds(os.getpid()) - load
     half = [size for _, size in samples[len(samples) // 2 :]]
     frames, dropped = metric(text, "sttrack_frames_total"), metric(text, "sttrack_dropped_frames_total")
     breaks = sum(viewer.breaks for viewer in viewers)
@@ -191,7 +200,12 @@ def run(options: argparse.Namespace, server: subprocess.Popen[str], url: str) ->
     for stage in ("total", "inference", "crop", "publish"):
         low, high = quantile(text, stage, 0.5), quantile(text, stage, 0.95)
         print(f"{stage:>10}: median {1e3 * low:.0f} ms, p95 {1e3 * high:.0f} ms")
+    print(
+        f"processor time: server {spent:.0f} s, viewers and sender {load:.0f} s, "
+        f"of {options.seconds * (os.cpu_count() or 1):.0f} s that this machine has"
+    )
     print(f"memory {samples[0][1]:.0f} MiB at first, second half {min(half):.0f} to {max(half):.0f} MiB")
+    print("memory by time: " + ", ".join(f"{second:.0f} s {size:.0f}" for second, size in samples))
     print(f"results received {sum(v.results for v in viewers)}, pictures {sum(v.images for v in viewers)}, "
           f"breaks in order {breaks}, gaps {sum(v.gaps for v in viewers)}")  # fmt: skip
     for viewer in viewers:

@@ -7,9 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from urllib.parse import quote
 
-import cv2
-import numpy as np
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -30,14 +27,12 @@ __all__ = [
     "json_answer",
     "json_body",
     "newer",
-    "picture",
     "refused",
     "stem",
 ]
 
 WAIT_SECONDS = 15.0  # that a snapshot waits for a newer frame
 MOST_WIDTH = 4096
-JPEG_QUALITY = 85
 
 
 async def json_body(request: Request, most_bytes: int, fields: set[str]) -> dict[str, Any]:
@@ -101,30 +96,6 @@ def _parameter(request: Request, name: str, least: int, most: int) -> int | None
 def json_answer(value: object, status: int = 200) -> Response:
     """JSON that is never cached."""
     return JSONResponse(value, status_code=status, headers={"cache-control": "no-store"})
-
-
-async def picture(frame: Frame, width: int | None, *, cache: bool = False) -> Response:
-    """A frame as JPEG, its number and time (seconds) in the headers.
-
-    Args:
-        width: pixels to scale it down to; ``None`` and more than it has leave it as it is.
-        cache: it never changes.
-    """
-
-    def encode() -> bytes:
-        image = frame.image
-        if width is not None and width < image.shape[1]:
-            height = max(1, round(image.shape[0] * width / image.shape[1]))
-            image = np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
-        _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-        return data.tobytes()
-
-    headers = {
-        "cache-control": "private, max-age=3600" if cache else "no-store",
-        "sttrack-frame": str(frame.index),
-        "sttrack-time": f"{frame.time:.6f}",
-    }
-    return Response(await run_in_threadpool(encode), media_type="image/jpeg", headers=headers)
 
 
 async def newer(

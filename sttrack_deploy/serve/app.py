@@ -29,7 +29,6 @@ from sttrack_deploy.serve.answers import (
     json_answer,
     json_body,
     newer,
-    picture,
     refused,
     stem,
 )
@@ -37,6 +36,7 @@ from sttrack_deploy.serve.downloads import annotated
 from sttrack_deploy.serve.formats import FORMATS, result_line, write_format
 from sttrack_deploy.serve.metrics import CONTENT_TYPE
 from sttrack_deploy.serve.openapi import describe_api
+from sttrack_deploy.serve.pictures import Pictures
 from sttrack_deploy.serve.security import Guard
 from sttrack_deploy.serve.service import Service
 from sttrack_deploy.serve.settings import Conflict, NotFound, Refusal, TooMany, whole
@@ -122,6 +122,7 @@ class _Api:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._most = service.settings.limits.body_bytes
+        self._pictures = Pictures()
 
     # --- about the server ----------------------------------------------------------------------------
 
@@ -179,7 +180,7 @@ class _Api:
         frame = await run_in_threadpool(source.reader.read, index)
         if frame is None:
             raise NotFound(f"there is no frame {index}")
-        return await picture(frame, width, cache=True)
+        return await self._pictures.answer(frame, width, source.name, cache=True)
 
     async def live_snapshot(self, request: Request) -> Response:
         source = self._service.sources.get(request.path_params["source"])
@@ -194,14 +195,14 @@ class _Api:
             )
         if frame is None:
             raise Conflict(reading.message or "the source sends nothing")
-        return await picture(frame, width)
+        return await self._pictures.answer(frame, width, source.name)
 
     async def hold(self, request: Request) -> Response:
         source = self._service.sources.get(request.path_params["source"])
         body = await json_body(request, self._most, {"frame"})
         reading = await run_in_threadpool(self._service.live, source)
         frame = reading.hold(None if body.get("frame") is None else whole(body["frame"], "frame"))
-        return await picture(frame, asked_width(request))
+        return await self._pictures.answer(frame, asked_width(request), source.name)
 
     # --- tracks --------------------------------------------------------------------------------------
 
@@ -338,12 +339,13 @@ class _Api:
         track.touched = time.monotonic()
         if frame is None:
             raise Conflict("the track has no frame yet" + (f": {track.message}" if track.message else ""))
-        if request.query_params.get("boxes") == "1":
+        drawn = request.query_params.get("boxes") == "1"
+        if drawn:
             with track.lock:
                 found = [f for t in track.targets.values() if (f := t.trace.at(frame.index)) is not None]
             image = await run_in_threadpool(annotated, frame.image, found, len(track.targets))
             frame = Frame(frame.index, frame.time, image)
-        return await picture(frame, width)
+        return await self._pictures.answer(frame, width, None if drawn else track.source.name)
 
     async def download(self, request: Request) -> Response:
         track = self._track(request)
@@ -356,7 +358,9 @@ class _Api:
         else:
             target_number = min(track.targets)
         data = await run_in_threadpool(write_format, form, track, target_number)
-        return attachment(data, form.media_type, f"{stem(track)}{form.suffix}")
+        # Boxes are of one target: two of a track are two files.
+        which = f"_{target_number}" if form.name == "boxes" and len(track.targets) > 1 else ""
+        return attachment(data, form.media_type, f"{stem(track)}{which}{form.suffix}")
 
     async def video(self, request: Request) -> Response:
         """202 with the progress until the file is there."""

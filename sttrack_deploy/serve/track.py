@@ -25,7 +25,7 @@ __all__ = ["Event", "Found", "Recorder", "Start", "State", "Target", "Trace", "T
 
 Image = npt.NDArray[np.uint8]
 State = Literal["running", "paused", "done", "stopped", "failed"]
-LOG_LENGTH = 20_000  # events a client may be behind before it has to ask for everything again
+LOG_LENGTH = 5_000  # events a client may be behind before it has to ask for everything again: 2.5 MB a target
 STRIDE = 7
 
 

@@ -135,6 +135,17 @@ def test_the_last_state_told_is_the_state(serve: Serve, clip: Path) -> None:
         assert answer["state"] == "done" or answer["sequence"] < told[-1].sequence
 
 
+def test_boxes_of_two_targets_are_two_files(serve: Serve, clip: Path) -> None:
+    served = serve()
+    body = {"source": served.upload(clip)["id"], "boxes": [list(truth(0)), ELSEWHERE], "end": 3}
+    track = served.until(served.post("/api/tracks", body).json(), "done")
+    path = f"/api/tracks/{track['id']}/files/boxes?target="
+    answers = [served.get(f"{path}{number}") for number in (1, 2)]
+    assert [len(answer.text.splitlines()) for answer in answers] == [3, 3]
+    names = [answer.headers["content-disposition"].rpartition("'")[2] for answer in answers]
+    assert names == ["clip_1_boxes.txt", "clip_2_boxes.txt"]
+
+
 def test_pause_add_resume_stop_restart_delete(serve: Serve, clip: Path) -> None:
     served = serve(seconds=0.03)
     track = served.track(served.upload(clip), truth(0))

@@ -420,7 +420,7 @@ function choose(number) {
   const draft = stage.drafts.findIndex((one) => one.number === number);
   if (draft >= 0) stage.active = draft;
   stage.draw();
-  list();
+  refresh();
 }
 
 // --- tracks ---------------------------------------------------------------------------------------------
@@ -551,6 +551,7 @@ const WORDS = {
   running: "Tracking…",
   paused: "Paused. Draw or correct a box to go on from here.",
   done: "Done. Where it is wrong, draw the box again and track on from there.",
+  several: "Choose the target that is wrong, then draw its box again. With none chosen, a box is a new target.",
   stopped: "Stopped. The results so far are kept.",
   failed: "Failed",
 };
@@ -567,6 +568,7 @@ function refresh() {
   $("stop").textContent = running || state === "paused" ? "Stop" : "New track";
   $("restart").hidden = !track || source.live;
   $("state").textContent = !track ? "" : state === "failed" ? `Failed: ${track.message}` : state === "stopped" && track.message ? `Stopped: ${track.message}.` : WORDS[state];
+  if (["paused", "done"].includes(state) && !drafts && chosen === null && track.targets.length > 1) $("state").textContent = `${WORDS[state].split(".")[0]}. ${WORDS.several}`;
   $("recording").hidden = !source.live || Boolean(track);
   $("play").classList.toggle("playing", playing || following);
   $("play").setAttribute("aria-label", playing || following ? "Pause" : "Play");
@@ -615,7 +617,7 @@ function fill(item, { number, name, found, draft, target }) {
   const text = draft >= 0 ? stage.drafts[draft].box.slice(2).map(Math.round).join(" × ") : found ? (found.lost ? "LOST" : found.confidence.toFixed(2)) : "–";
   set(value, text);
   value.classList.toggle("lost", draft < 0 && Boolean(found?.lost));
-  set(edit, draft >= 0 ? "Remove" : "Correct");
+  set(edit, draft < 0 ? "Correct" : target === null ? "Remove" : "Cancel");
   item.classList.toggle("chosen", target !== null ? chosen === target : stage.active === draft);
   title.setAttribute("aria-pressed", item.classList.contains("chosen"));
   item.onclick = () => choose(number);

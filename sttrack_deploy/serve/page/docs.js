@@ -25,7 +25,7 @@ for (const { name } of api.tags) {
   for (const [path, verbs] of Object.entries(api.paths))
     for (const [verb, what] of Object.entries(verbs)) {
       if (what.tags[0] !== name) continue;
-      const inside = make("div", "inside", make("p", "", what.description ?? what.summary));
+      const inside = make("div", "inside", ...(what.description ? [make("p", "", what.description)] : []));
       const body = what.requestBody?.content;
       if (body) for (const [type, { schema }] of Object.entries(body)) inside.append(make("p", "", `Body, ${type}:`), make("pre", "", make("code", "", short(schema, api.components.schemas))));
       const rows = [

@@ -287,7 +287,7 @@ export class Chart {
       context.fillStyle = ink("--soft");
       context.font = "13px system-ui, sans-serif";
       context.textAlign = "center";
-      context.fillText(this.live || width < 520 ? "The confidence appears here." : "Drag here to find the frame to begin on. The confidence appears here.", width / 2, y(0.5) - 8);
+      context.fillText(this.live ? "The confidence appears here." : width < 520 ? "Drag here to choose a frame." : "Drag here to find the frame to begin on. The confidence appears here.", width / 2, y(0.5) - 8);
       context.textAlign = "start";
     }
   }
