@@ -72,7 +72,10 @@ def label_studio_task(
         below, every: see :func:`key_frames`.
     """
     width, height = size
-    frames = 1 + max(result.frame for track in tracks for result in track)
+    last = max((result for track in tracks for result in track), key=lambda result: result.frame)
+    frames = last.frame + 1
+    # Frame 0 is at 0 s, and the last one is shown as long as the others.
+    duration = last.seconds * frames / last.frame if last.frame else 0.0
     shown: list[dict[str, Any]] = []
     for number, track in enumerate(tracks, 1):
         sequence = [
@@ -94,7 +97,12 @@ def label_studio_task(
                 "from_name": "box",
                 "to_name": "video",
                 "score": round(confidence, 4),
-                "value": {"labels": [label], "framesCount": frames, "sequence": sequence},
+                "value": {
+                    "labels": [label],
+                    "framesCount": frames,
+                    "duration": round(duration, 6),
+                    "sequence": sequence,
+                },
             }
         )
     score = math.fsum(region["score"] for region in shown) / len(shown)

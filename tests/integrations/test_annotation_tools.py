@@ -78,3 +78,21 @@ def test_label_studio_gets_percent_and_frames_from_one(tmp_path: Path) -> None:
     assert (first["frame"], first["x"], first["y"], first["width"], first["height"]) == (1, 10, 10, 30, 20)
     assert (last["frame"], last["enabled"]) == (3, False)
     assert region["value"]["framesCount"] == 3
+    assert region["value"]["duration"] == pytest.approx(3 / 25)
+
+
+def test_label_studio_s_own_check_takes_it() -> None:
+    interface = pytest.importorskip(
+        "label_studio_sdk.label_interface",
+        reason="label-studio-sdk is not installed: pip install label-studio-sdk",
+    )
+    configuration = """<View>
+      <Labels name="videoLabels" toName="video"><Label value="fish"/></Labels>
+      <Video name="video" value="$video"/><VideoRectangle name="box" toName="video"/>
+    </View>"""
+    task = label_studio_task("/data/a.mp4", [_track([0.9, 0.8, 0.1, 0.9])] * 2, (100, 200), "fish", 0.5)
+    (prediction,) = task["predictions"]
+    labeling = interface.LabelInterface(configuration)
+    assert labeling.validate_prediction(prediction, return_errors=True) == []
+    prediction["result"][0]["from_name"] = "another"  # it does look
+    assert labeling.validate_prediction(prediction, return_errors=True) != []
