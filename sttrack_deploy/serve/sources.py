@@ -199,6 +199,11 @@ class SourceStore:
             source = await anyio.to_thread.run_sync(
                 lambda: self._add_path(path, Path(title).name, uploaded=True)
             )
+        except OSError as error:  # the disk is full, or smaller than the limit
+            path.unlink(missing_ok=True)
+            raise TooMany(
+                f"the server cannot keep the upload: {error.strerror or error}; delete a source, or come back later"
+            ) from error
         except BaseException:
             path.unlink(missing_ok=True)
             raise

@@ -243,6 +243,14 @@ def test_uploads_are_bounded(serve: Serve, clip: Path) -> None:
     assert len(listing(served)) == 1
 
 
+def test_an_upload_that_cannot_be_kept_is_said(serve: Serve, clip: Path) -> None:
+    served = serve()
+    served.service.sources.folder.rmdir()  # as good as a full disk
+    answer = served.client.post("/api/uploads", params={"name": "a.avi"}, content=clip.read_bytes())
+    assert answer.status_code == 429
+    assert "cannot keep the upload" in answer.json()["error"]
+
+
 def test_a_broken_upload_leaves_nothing(serve: Serve, clip: Path) -> None:
     served = serve()
     host, port = served.url.removeprefix("http://").split(":")

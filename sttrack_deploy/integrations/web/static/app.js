@@ -107,6 +107,8 @@ async function opened(name) {
     await seek(0);
   }
   [view.width, view.height] = [frame.width, frame.height];
+  // The buttons below it stay in sight.
+  view.style.width = `min(100%, ${(62 * frame.width) / frame.height}vh)`;
   say(`${name}. Drag a box around the target, then press Track.`);
   show();
   if (live) preview();
