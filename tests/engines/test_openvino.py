@@ -130,7 +130,7 @@ def test_a_cache_that_does_not_fit_is_made_anew(tiny_bundle: Bundle, cache: Path
     def truncate_with_a_hash_that_fits() -> None:
         blob.write_bytes(blob.read_bytes()[:5000])
         facts = json.loads(original)
-        facts["sha256"]["search"] = sha256_of(blob)
+        facts["sha256"]["search.blob"] = sha256_of(blob)
         sidecar.write_text(json.dumps(facts))
 
     for spoil in (

@@ -7,7 +7,6 @@ when asked for (``sttrack-build-engine --target onnxruntime``) and never on its 
 from __future__ import annotations
 
 import hashlib
-import json
 import platform
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,9 +36,8 @@ from sttrack_deploy.engines.base import (
     graph_inputs,
 )
 from sttrack_deploy.engines.building import BuildOptions, BuildReport, BuiltEngine, folder_of
-from sttrack_deploy.engines.cache import cache_of
+from sttrack_deploy.engines.cache import SIDECAR, cache_of, fits, kept_in
 from sttrack_deploy.errors import UserError
-from sttrack_deploy.files import atomic_directory, sha256_of
 
 __all__ = [
     "CPU",
@@ -114,7 +112,6 @@ def open_session(
 
 
 FOLDER = "onnxruntime"
-SIDECAR = "manifest.json"
 GRAPHS = ("template.onnx", "search.onnx")
 
 
@@ -129,10 +126,10 @@ def build(bundle: Bundle, options: BuildOptions, report: BuildReport) -> BuiltEn
     bundle = bundle.for_engine("onnxruntime")
     folder, facts = folder_of(bundle, options) / FOLDER, _made_by(bundle)
     files = tuple(folder / name for name in (*GRAPHS, SIDECAR))
-    if not options.force and _fits(folder, facts):
+    if not options.force and fits(folder, facts, GRAPHS):
         return BuiltEngine(files, {**facts, "reused": True})
     report.phase("optimize", None, len(GRAPHS))
-    with atomic_directory(folder) as partial:
+    with kept_in(folder, facts) as partial:
         sources = (bundle.template_path, bundle.search_path)
         specs = (bundle.template, bundle.search)
         for done, (name, source, spec) in enumerate(zip(GRAPHS, sources, specs, strict=True), 1):
@@ -140,9 +137,6 @@ def build(bundle: Bundle, options: BuildOptions, report: BuildReport) -> BuiltEn
             session.optimized_model_filepath = str(partial / name)
             open_session(source, spec, session)
             report.step("optimize", done)
-        digests = {name: sha256_of(partial / name) for name in GRAPHS}
-        text = json.dumps({**facts, "sha256": digests}, indent=1, sort_keys=True)
-        (partial / SIDECAR).write_text(text + "\n", encoding="utf-8")
     report.finish("optimize")
     return BuiltEngine(files, {**facts, "reused": False})
 
@@ -150,18 +144,9 @@ def build(bundle: Bundle, options: BuildOptions, report: BuildReport) -> BuiltEn
 def optimized_graphs(bundle: Bundle) -> tuple[Path, Path] | None:
     """Template and search graph from the engine cache, or ``None`` where there are none that fit."""
     folder = cache_of(bundle) / FOLDER
-    if not _fits(folder, _made_by(bundle)):
+    if not fits(folder, _made_by(bundle), GRAPHS):
         return None
     return folder / GRAPHS[0], folder / GRAPHS[1]
-
-
-def _fits(folder: Path, facts: dict[str, str]) -> bool:
-    try:
-        sidecar = json.loads((folder / SIDECAR).read_text(encoding="utf-8"))
-        same = {key: sidecar.get(key) for key in facts} == facts
-        return same and all(sha256_of(folder / name) == sidecar["sha256"][name] for name in GRAPHS)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return False
 
 
 def _made_by(bundle: Bundle) -> dict[str, str]:

@@ -29,11 +29,10 @@ from sttrack_deploy.engines.building import (
     batch_range,
     child_environment,
 )
-from sttrack_deploy.engines.cache import cache_of
+from sttrack_deploy.engines.cache import SIDECAR, cache_of, fits, kept_in
 from sttrack_deploy.engines.openvino.saturation import int8_saturates, weights_within_7_bits
 from sttrack_deploy.engines.registry import BACKENDS
 from sttrack_deploy.errors import MissingDependencyError, UserError
-from sttrack_deploy.files import atomic_directory, sha256_of
 
 if TYPE_CHECKING:
     import openvino
@@ -129,10 +128,10 @@ def _reason(error: Exception) -> str:
 
 PRECISIONS = {"f32": "openvino", "bf16": "openvino-bf16"}
 """What floating-point arithmetic may be done in (OpenVINO's inference precision hint), and the engine's name."""
-SIDECAR = "manifest.json"
 COMPILATION = "2"
 """Counts the ways in which graphs were changed for OpenVINO: what another one compiled is not reused."""
 GRAPHS = ("template", "search")
+BLOBS = tuple(f"{name}.blob" for name in GRAPHS)
 _DTYPES = {
     "f32": "float32",
     "f16": "float16",
@@ -192,7 +191,7 @@ def build(bundle: Bundle, options: BuildOptions, report: BuildReport) -> BuiltEn
             force=options.force,
             must_keep=True,
         )
-        files += [graphs.folder / f"{name}.blob" for name in GRAPHS] + [graphs.folder / SIDECAR]
+        files += [graphs.folder / name for name in (*BLOBS, SIDECAR)]
         reused.append(graphs.reused)
         report.step("compile", done)
     report.finish("compile")
@@ -341,29 +340,23 @@ def _kept(
     properties: dict[str, Any],
 ) -> CompiledGraphs | None:
     """What lies in the folder, unless it is absent, another version's or CPU's, or damaged."""
+    if not fits(folder, facts, BLOBS):
+        return None
     try:
-        sidecar = json.loads((folder / SIDECAR).read_text(encoding="utf-8"))
-        if {key: sidecar.get(key) for key in facts} != dict(facts):
-            return None
-        models = {}
-        for name in GRAPHS:
-            path = folder / f"{name}.blob"
-            if sha256_of(path) != sidecar["sha256"][name]:
-                return None
-            models[name] = core.import_model(path.read_bytes(), "CPU", properties)
+        models = {
+            name: core.import_model((folder / blob).read_bytes(), "CPU", properties)
+            for name, blob in zip(GRAPHS, BLOBS, strict=True)
+        }
         _check(bundle, models, batch)
-    except (OSError, ValueError, KeyError, AttributeError, TypeError, RuntimeError, UserError):
+    except (OSError, RuntimeError, UserError):
         return None  # whatever is wrong with it, compiling again fixes it
     return CompiledGraphs(**models, folder=folder, reused=True, kept=True)
 
 
 def _keep(blobs: Mapping[str, bytes], folder: Path, facts: Mapping[str, str]) -> None:
-    with atomic_directory(folder) as partial:
+    with kept_in(folder, facts) as partial:
         for name, blob in blobs.items():
             (partial / f"{name}.blob").write_bytes(blob)
-        digests = {name: sha256_of(partial / f"{name}.blob") for name in blobs}
-        text = json.dumps({**facts, "sha256": digests}, indent=1, sort_keys=True)
-        (partial / SIDECAR).write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

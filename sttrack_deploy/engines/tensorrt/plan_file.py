@@ -13,10 +13,10 @@ from typing import Any
 
 from sttrack_deploy.bundle import Bundle
 from sttrack_deploy.engines.building import BatchRange
-from sttrack_deploy.engines.cache import cache_of
+from sttrack_deploy.engines.cache import altered, cache_of
 from sttrack_deploy.engines.tensorrt.toolkit import TENSORRT, Flavor, Platform, Toolkit, release_of
 from sttrack_deploy.errors import UserError
-from sttrack_deploy.files import atomic_path, sha256_of
+from sttrack_deploy.files import atomic_path
 
 __all__ = [
     "PLANS",
@@ -182,7 +182,7 @@ def open_plans(folder: Path, bundle: Bundle, here: Toolkit) -> PlanManifest:
         if not path.is_file():
             raise UnfitPlanError(f"{path} is missing; build the plans again: {fix}")
         check_header(here, path, manifest.tensorrt, fix)
-        if sha256_of(path) != plan.sha256:
+        if altered(folder, {plan.file: plan.sha256}):
             raise UnfitPlanError(f"{path} was altered or cut short; build the plans again: {fix}")
     return manifest
 
