@@ -77,16 +77,6 @@ _OPTIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
         },
     ),
     (
-        "--qdq",
-        "layout",
-        {
-            "type": click.Choice(["portable", "cpu"]),
-            "default": "portable",
-            "show_default": True,
-            "help": "portable for TensorRT and OpenVINO, cpu for ONNX Runtime's integer kernels.",
-        },
-    ),
-    (
         "--search-data",
         "search_data",
         {
@@ -142,9 +132,19 @@ def conversion_options(*, hidden: bool = False) -> Callable[[F], F]:
         wrapped: Any = gathered
         for option, name, settings in reversed(_OPTIONS):
             wrapped = click.option(option, name, hidden=hidden, **settings)(wrapped)
+        wrapped = click.option("--qdq", hidden=True, expose_value=False, is_eager=True, callback=_no_layouts)(
+            wrapped
+        )
         return wrapped  # type: ignore[no-any-return]
 
     return add
+
+
+def _no_layouts(_: click.Context, __: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        raise click.UsageError(
+            "--qdq is no more: an int8 bundle holds a layout for each kind of engine; leave it out"
+        )
 
 
 @click.command(
@@ -153,7 +153,7 @@ def conversion_options(*, hidden: bool = False) -> Callable[[F], F]:
     groups={
         "Output": ("precision", "out", "force"),
         "Data": ("calibration", "gate_data"),
-        "INT8": ("layers", "template", "method", "layout"),
+        "INT8": ("layers", "template", "method"),
         "INT8, search for layers (--layers auto)": ("search_data", "budget", "step_budget", "search_window"),
     },
 )
@@ -196,7 +196,7 @@ def options_of(precision: str, given: dict[str, Any]) -> PrecisionOptions:
         raise UsageError(
             f"--from converts to another precision; add --precision {', '.join(CONVERTED[:-1])} or {CONVERTED[-1]}"
         )
-    return PrecisionOptions(name, **given)
+    return PrecisionOptions(name, real_build=True, **given)
 
 
 def convert(source_path: Path, out: Path, options: PrecisionOptions) -> None:
@@ -243,7 +243,7 @@ def _sensitivity_table(result: SearchResult) -> Table:
 def _show(outcome: Outcome, options: PrecisionOptions, seconds: float) -> None:
     """What was made, where, how big, how good, and what to type next."""
     bundle, m = outcome.bundle, outcome.bundle.manifest
-    for graph in (m.template, m.search):
+    for graph in m.graphs:
         say(f"  {bundle.path / graph.file}  {graph.bytes / 1e6:.1f} MB")
     say(
         f"wrote the bundle {bundle.path} in {seconds:.0f} s: {options.precision}, opset {m.opset}, batch {m.batch}"
@@ -253,11 +253,10 @@ def _show(outcome: Outcome, options: PrecisionOptions, seconds: float) -> None:
     )
     if not options.gate_data:
         say("gated on the demo clip only; name videos with --gate-data")
-    say(f"search graph: {outcome.time_ratio:.2f} of fp32's time in ONNX Runtime on this CPU, one thread")
-    if options.precision != "fp16" and options.layout == "portable" and outcome.time_ratio > 1:
-        say(
-            "the portable layout is for TensorRT and OpenVINO; for ONNX Runtime on a CPU export with --qdq cpu"
-        )
+    if outcome.real_build:
+        say(outcome.real_build)
+    if outcome.time_ratio is not None:
+        say(f"search graph: {outcome.time_ratio:.2f} of fp32's time in ONNX Runtime on this CPU, one thread")
     say(f"next: sttrack-eval --data DIR --bundle {shlex.quote(str(bundle.path))}")
 
 

@@ -21,7 +21,7 @@ every_layout = pytest.mark.parametrize(
     ("operator", "activation", "float_weights"),
     [
         ("Conv", np.int8, True),  # as bundles have it
-        ("Conv", np.uint8, False),  # --qdq cpu
+        ("Conv", np.uint8, False),  # the layout cpu
         ("MatMul", np.int8, False),
         ("MatMul", np.uint8, True),
     ],

@@ -9,8 +9,8 @@ from typing import Literal
 
 __all__ = ["CONVERTED", "METHODS", "Method", "PrecisionName"]
 
-PrecisionName = Literal["fp16", "int8", "int8-fp16"]
-CONVERTED: tuple[PrecisionName, ...] = ("fp16", "int8", "int8-fp16")
+PrecisionName = Literal["fp16", "bf16", "int8", "int8-fp16"]
+CONVERTED: tuple[PrecisionName, ...] = ("fp16", "bf16", "int8", "int8-fp16")
 
 Method = Literal["minmax", "percentile", "entropy", "mse"]
 METHODS: tuple[Method, ...] = ("minmax", "percentile", "entropy", "mse")

@@ -12,7 +12,7 @@ from typing import Any
 
 import onnx
 
-from sttrack_deploy.bundle import MANIFEST, Bundle, GraphSpec, open_bundle
+from sttrack_deploy.bundle import MANIFEST, Bundle, GraphSpec, LayoutSpec, open_bundle
 from sttrack_deploy.errors import UserError
 from sttrack_deploy.export.onnx_file import add_metadata, tensor_specs
 from sttrack_deploy.export.operator_check import check_operators
@@ -27,6 +27,9 @@ class Graphs:
 
     template: onnx.ModelProto
     search: onnx.ModelProto
+
+
+NO_LAYOUTS: Mapping[str, Graphs] = {}
 
 
 def load_graphs(bundle: Bundle) -> Graphs:
@@ -66,6 +69,7 @@ def write_variant(
     graphs: Graphs,
     precision: Mapping[str, Any],
     *,
+    layouts: Mapping[str, Graphs] = NO_LAYOUTS,
     tensorrt: bool = True,
     weights: bool = True,
 ) -> Bundle:
@@ -75,22 +79,47 @@ def write_variant(
 
     Args:
         precision: of the manifest, ``name`` among it.
+        layouts: the same graphs for engines that want them otherwise; see ``manifest.LAYOUT_OF``.
+        tensorrt: whether TensorRT is meant to run ``graphs``.
         weights: copy them as well; a bundle that is only tried out does not need them.
 
     Raises:
         UserError: a graph is invalid, or its inputs and outputs are not those of ``source``.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    m, name = source.manifest, str(precision["name"])
+    main = _write_graphs(folder, source, graphs, name, "", tensorrt)
+    others = {
+        layout: _write_graphs(folder, source, there, name, f".{layout}", layout == "tensorrt")
+        for layout, there in layouts.items()
+    }
+    if weights and m.weights:
+        shutil.copyfile(source.weights_path, folder / str(m.weights["file"]))
+    manifest = dataclasses.replace(
+        m,
+        template=main.template,
+        search=main.search,
+        layouts=others,
+        precision=dict(precision),
+        validation={},
+        accuracy={},
+        tools={**m.tools, **_versions("onnx", "onnx-ir", "onnxruntime")},
+    )
+    (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+    return open_bundle(folder, verify=False)
+
+
+def _write_graphs(
+    folder: Path, source: Bundle, graphs: Graphs, precision: str, suffix: str, tensorrt: bool
+) -> LayoutSpec:
+    """Both graphs as files; ``suffix``: in their names, before ``.onnx``."""
     m = source.manifest
-    specs = {}
-    for name, model, before in (
-        ("template", graphs.template, m.template),
-        ("search", graphs.search, m.search),
-    ):
-        check_graph(model, f"{name}.onnx", tensorrt)
+    specs = []
+    for model, before in ((graphs.template, m.template), (graphs.search, m.search)):
+        path = folder / Path(before.file).with_suffix(f"{suffix}.onnx")
+        check_graph(model, path.name, tensorrt)
         facts = {p.key: p.value for p in model.metadata_props}
-        add_metadata(model, {**facts, "precision": str(precision["name"])})
-        path = folder / before.file
+        add_metadata(model, {**facts, "precision": precision})
         onnx.save(model, path)
         spec = GraphSpec(
             path.name,
@@ -103,20 +132,8 @@ def write_variant(
             raise UserError(
                 f"the converted {path.name} lost its interface; report this with the command you typed"
             )
-        specs[name] = spec
-    if weights and m.weights:
-        shutil.copyfile(source.weights_path, folder / str(m.weights["file"]))
-    manifest = dataclasses.replace(
-        m,
-        template=specs["template"],
-        search=specs["search"],
-        precision=dict(precision),
-        validation={},
-        accuracy={},
-        tools={**m.tools, **_versions("onnx", "onnx-ir", "onnxruntime")},
-    )
-    (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
-    return open_bundle(folder, verify=False)
+        specs.append(spec)
+    return LayoutSpec(*specs)
 
 
 def _versions(*packages: str) -> dict[str, str]:

@@ -11,10 +11,11 @@ from sttrack_deploy.bundle import Bundle, open_bundle
 from sttrack_deploy.errors import UserError
 from sttrack_deploy.export.precision.bundle_writer import write_variant
 from sttrack_deploy.export.precision.gate import GateResult, Reference, gate, gate_data, track_reference
-from sttrack_deploy.export.precision.job import Job, PrecisionOptions, open_job
+from sttrack_deploy.export.precision.job import PrecisionOptions, open_job
 from sttrack_deploy.export.precision.measurements import time_ratio
-from sttrack_deploy.export.precision.plan import Converted, Plan, apply, make_plan, measure
+from sttrack_deploy.export.precision.plan import TENSORRT, Converted, Plan, apply, make_plan, measure
 from sttrack_deploy.export.precision.sensitivity import SearchResult, write_report
+from sttrack_deploy.export.validation import check_real_build
 from sttrack_deploy.files import atomic_directory
 from sttrack_deploy.progress import SILENT, Progress
 
@@ -28,17 +29,20 @@ class Outcome:
     """A written bundle and what was measured.
 
     Attributes:
-        time_ratio: time of the search graph over FP32's, in ONNX Runtime on this CPU, one thread.
+        time_ratio: time of the search graph over FP32's, in ONNX Runtime on this CPU, one thread; ``None`` where that
+            does not compute in the precision.
         passed: the gate.
-        detail: the gate's line.
+        detail: the gate's line for each layout of the graphs.
+        real_build: what TensorRT for RTX said, where it is installed and was asked.
         search: what the sensitivity search measured, if there was one.
     """
 
     bundle: Bundle
-    time_ratio: float
+    time_ratio: float | None
     passed: bool
     detail: str
     recipe: Mapping[str, Any]
+    real_build: str
     search: SearchResult | None
 
 
@@ -47,12 +51,44 @@ class Gated:
     """Converted graphs and what the gate said.
 
     Attributes:
+        results: by layout.
         failed_before: the gate's lines for plans that were given up.
     """
 
     converted: Converted
-    result: GateResult
+    results: Mapping[str, GateResult]
     failed_before: tuple[str, ...]
+
+    @property
+    def passed(self) -> bool:
+        return all(result.passed for result in self.results.values())
+
+    @property
+    def detail(self) -> str:
+        """What was measured; of a gate that failed, only of the layouts that did."""
+        shown = {name: r for name, r in self.results.items() if self.passed or not r.passed}
+        return "; ".join(
+            f"{f'layout {name}: ' if name else ''}{result.verdict.detail}" for name, result in shown.items()
+        )
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """For the manifest."""
+        main, *others = self.results
+        return {
+            **self.results[main].facts,
+            "passed": self.passed,
+            "failed_before": list(self.failed_before),
+            **({"layouts": {name: self.results[name].facts for name in others}} if others else {}),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A complete folder."""
+
+    time_ratio: float | None
+    real_build: str
 
 
 def convert_bundle(
@@ -68,17 +104,23 @@ def convert_bundle(
     job = open_job(source, out, options, progress)
     plan = make_plan(measure(job))
     with atomic_directory(out) as folder, gate_data(options.gate_data) as data:
-        reference = track_reference(source, data, options.threads, progress)
-        gated = _gate(plan, reference, folder)
-        if not gated.result.passed and not options.force:
+        gated = _gate(plan, track_reference(source, data, options.threads, progress), folder)
+        if not gated.passed and not options.force:
             raise UserError(
-                f"{options.precision} fails its gate on {data.name}: {gated.result.verdict.detail}; nothing was "
-                f"written to {out} (--force writes it all the same)"
+                f"{options.precision} fails its gate on {data.name}: {gated.detail}; nothing was written to {out} "
+                "(--force writes it all the same)"
             )
-        ratio = _write(gated, folder)
+        written = _write(gated, folder)
     bundle = open_bundle(out)
-    verdict, found = gated.result.verdict, gated.converted.plan.found
-    return Outcome(bundle, ratio, verdict.passed, verdict.detail, bundle.manifest.precision, found)
+    return Outcome(
+        bundle,
+        written.time_ratio,
+        gated.passed,
+        gated.detail,
+        bundle.manifest.precision,
+        written.real_build,
+        gated.converted.plan.found,
+    )
 
 
 def _gate(plan: Plan, reference: Reference, folder: Path) -> Gated:
@@ -87,39 +129,63 @@ def _gate(plan: Plan, reference: Reference, folder: Path) -> Gated:
     failed: list[str] = []
     while True:
         converted = apply(plan)
-        trial = _written(converted, folder, {"name": job.options.precision}, weights=False)
-        result = gate(trial, reference, job.options.threads, job.progress)
-        smaller = None if result.passed or job.options.force else plan.without_last()
+        gated = Gated(converted, _gate_layouts(converted, reference, folder), tuple(failed))
+        smaller = None if gated.passed or job.options.force else plan.without_last()
         if smaller is None:
-            return Gated(converted, result, tuple(failed))
+            return gated
         gone = ", ".join(sorted(set(plan.groups) - set(smaller.groups)))
-        detail = result.verdict.detail
-        job.progress.note(f"gate failed with {len(plan.groups)} groups: {detail}; without {gone}")
-        failed.append(detail)
+        job.progress.note(f"gate failed with {len(plan.groups)} groups: {gated.detail}; without {gone}")
+        failed.append(gated.detail)
         plan = smaller
 
 
-def _write(gated: Gated, folder: Path) -> float:
+def _gate_layouts(converted: Converted, reference: Reference, folder: Path) -> dict[str, GateResult]:
+    """The closed loop with the graphs of each layout, up to one that fails.
+
+    That for TensorRT runs in ONNX Runtime too, which computes what its Q/DQ pairs and types say.
+    """
+    job, results = converted.plan.measured.job, {}
+    for name, graphs in converted.layouts.items():
+        precision = "int8-fp16" if name == TENSORRT else job.options.precision
+        trial = write_variant(
+            folder,
+            job.source,
+            graphs,
+            {"name": precision},
+            tensorrt=name == TENSORRT or job.options.layout == "portable",
+            weights=False,
+        )
+        results[name] = gate(trial, reference, job.options.threads, job.progress)
+        if not results[name].passed and not job.options.force:
+            break
+    return results
+
+
+def _write(gated: Gated, folder: Path) -> Written:
     """The bundle with its recipe, and the report of a search.
 
-    Returns:
-        Time of the search graph over FP32's.
+    Raises:
+        UserError: TensorRT for RTX refuses graphs that are meant for it (unless ``options.force``).
     """
-    converted = gated.converted
-    job, plan = converted.plan.measured.job, converted.plan
-    ratio = time_ratio(converted.graphs.search, job.graphs.search, list(job.samples.spread(TIMED_SAMPLES)))
-    recipe = converted.recipe() | {
-        "cpu_time_ratio": round(ratio, 3),
-        "gate": {**gated.result.facts, "failed_before": list(gated.failed_before)},
-    }
-    _written(converted, folder, recipe, weights=True)
-    if plan.found is not None and plan.way is not None:
-        write_report(folder, plan.found, plan.way.layout)
-    return ratio
-
-
-def _written(converted: Converted, folder: Path, recipe: Mapping[str, Any], *, weights: bool) -> Bundle:
-    job: Job = converted.plan.measured.job
-    return write_variant(
-        folder, job.source, converted.graphs, recipe, tensorrt=job.options.for_tensorrt, weights=weights
+    converted, plan = gated.converted, gated.converted.plan
+    job = plan.measured.job
+    recipe = {**converted.recipe(), "gate": gated.facts}
+    ratio = None
+    if job.options.precision != "bf16":
+        samples = list(job.samples.spread(TIMED_SAMPLES))
+        ratio = time_ratio(converted.graphs.search, job.graphs.search, samples)
+        recipe["cpu_time_ratio"] = round(ratio, 3)
+    bundle = write_variant(
+        folder,
+        job.source,
+        converted.graphs,
+        recipe,
+        layouts=converted.others,
+        tensorrt=job.options.layout == "portable",
     )
+    if plan.found is not None:
+        write_report(folder, plan.found)
+    built = check_real_build(bundle) if job.options.real_build else None
+    if built is not None and not built.passed and not job.options.force:
+        raise UserError(f"{built.name}: no: {built.detail}; report this with the command you typed")
+    return Written(ratio, "" if built is None else f"{built.name}: {built.detail}")

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from sttrack_deploy.bundle import BOX, CONFIDENCE
 from sttrack_deploy.export.precision.measurements import StepError
 from sttrack_deploy.progress import SILENT, Progress
 
@@ -31,6 +32,7 @@ MARGIN = 4.0
 _NORMS = "layer norms"
 _ATTENTION = "attention softmax"
 _CORNERS = "corner softmax, box and confidence"
+_MAP = "score map, box and confidence"
 _POSITION = "position encoding"
 _PIXELS = "pixel shift"
 _FIRST = "first convolution"
@@ -66,8 +68,9 @@ def parts(model: onnx.ModelProto) -> dict[str, list[str]]:
     """The delicate parts that may be left in FP32, each a list of nodes; disjoint, empty ones left out.
 
     Found by what the nodes do, so that it holds for every size of network: what follows the last score
-    convolutions, layer norms, softmaxes with the sum before them, the way from the masks to a sine, the way
-    from the image to the first convolution, and that convolution.
+    convolutions, what lies between the score map's convolution or the last products and the outputs, layer
+    norms, softmaxes with the sum before them, the way from the masks to a sine, the way from the image to the
+    first convolution, and that convolution.
     """
     nodes = list(model.graph.node)
     heads = [n.output[0] for n in nodes if _scores(n)]
@@ -89,6 +92,7 @@ def parts(model: onnx.ModelProto) -> dict[str, list[str]]:
     taken: set[str] = set()
     for name, members in (
         (_CORNERS, corners),
+        (_MAP, _around_score_map(model)),
         (_POSITION, position),
         (_PIXELS, pixels),
         (_FIRST, first),
@@ -239,6 +243,28 @@ def _cast(source: str, target: str, to: int) -> onnx.NodeProto:
 def _scores(node: onnx.NodeProto) -> bool:
     """Is it one of the convolutions that make the corner heat maps?"""
     return node.op_type == "Conv" and any(".score.weight" in name for name in node.input)
+
+
+def _around_score_map(model: onnx.ModelProto) -> set[str]:
+    """The score map's convolution, and what is computed of it up to products with weights, and in front of the outputs.
+
+    Logits of some tens, logarithms of distances, positions to a thousandth: FP16 holds none of them well.
+    """
+    nodes = list(model.graph.node)
+    maps = {
+        n.output[0]: n.name for n in nodes if n.op_type == "Conv" and any(".predict." in i for i in n.input)
+    }
+    if not maps:
+        return set()
+    weights = {i.name for i in model.graph.initializer if len(i.dims) > 1}
+    walls = {
+        n.name
+        for n in nodes
+        if n.op_type in ("Conv", "LayerNormalization", *_QUANTIZING)
+        or (n.op_type in ("MatMul", "Gemm") and weights.intersection(n.input))
+    }
+    inner = [n for n in nodes if n.name not in walls]
+    return {*maps.values(), *_downstream(inner, maps), *_upstream(inner, [BOX, CONFIDENCE])}
 
 
 def _downstream(nodes: Iterable[onnx.NodeProto], tensors: Iterable[str]) -> set[str]:

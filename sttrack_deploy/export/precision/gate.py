@@ -35,7 +35,8 @@ __all__ = [
 ]
 
 DEMO = "the demo clip only"
-ENGINE = "onnxruntime"
+ENGINES = {"bf16": "openvino"}
+"""What runs a precision that ONNX Runtime does not compute in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +182,8 @@ def gate(trial: Bundle, reference: Reference, threads: int | None, progress: Pro
         UserError: a sequence cannot be tracked.
     """
     data, precision = reference.data, str(trial.manifest.precision["name"])
+    engine = ENGINES.get(precision, "onnxruntime")
     progress.stage(f"gate: {precision} on {data.name}", data.frames)
-    runs = track(trial, ENGINE, data, threads, progress)
+    runs = track(trial, engine, data, threads, progress)
     agreement = agreement_of(data, reference.runs, runs)
-    return GateResult(ENGINE, data, agreement, judge(agreement, GATES[precision]))
+    return GateResult(engine, data, agreement, judge(agreement, GATES[precision]))

@@ -46,12 +46,17 @@ _LAYERS = ("Conv", "MatMul")
 
 
 def quantize(
-    model: onnx.ModelProto, thresholds: Mapping[str, float], nodes: Collection[str], layout: Layout
+    model: onnx.ModelProto,
+    thresholds: Mapping[str, float],
+    nodes: Collection[str],
+    layout: Layout,
+    *,
+    per_channel: bool = True,
 ) -> onnx.ModelProto:
     """The graph with Q/DQ pairs around some nodes; everything else stays as it is.
 
-    Weights are symmetric per output channel, activations per tensor with the range ``-threshold..threshold``,
-    or ``0..threshold`` after a ReLU in the layout ``cpu``.
+    Weights are symmetric, with a scale for each output channel or one for all; activations have the range
+    ``-threshold..threshold``, or ``0..threshold`` after a ReLU in the layout ``cpu``.
 
     Args:
         model: FP32; not changed.
@@ -88,7 +93,7 @@ def quantize(
     with _quiet():
         quantizer = QDQQuantizer(
             onnx.shape_inference.infer_shapes(copied, data_prop=True),
-            True,  # per channel
+            per_channel,
             False,  # reduce range
             QuantType.QInt8,
             QuantType.QInt8 if whole else QuantType.QUInt8,

@@ -33,7 +33,6 @@ class PrecisionOptions:
     Attributes:
         calibration: a recorded set; needed for INT8, the demo clip stands in for FP16.
         layers: ``all``, ``backbone``, ``auto`` (search) or a file with one group a line.
-        layout: where the Q/DQ pairs go, see ``int8.py``.
         method: of ``METHODS``, or ``auto``: the one of the least step error.
         template: quantize the chosen groups in the template graph too.
         budget: greatest loss of AUC that the search allows, 0..1.
@@ -42,12 +41,12 @@ class PrecisionOptions:
         search_window: the search's tracks start again on the true box after so many frames; 0: never.
         force: write a bundle that fails its gate, too.
         threads: of every run.
+        real_build: let TensorRT for RTX parse and build what is meant for it, where that is installed.
     """
 
     precision: PrecisionName
     calibration: Path | None = None
     layers: str = "auto"
-    layout: Layout = "portable"
     method: str = "auto"
     template: bool = False
     budget: float = 0.004
@@ -57,19 +56,21 @@ class PrecisionOptions:
     search_window: int = 20
     force: bool = False
     threads: int | None = 1
+    real_build: bool = False
 
     @property
     def quantizes(self) -> bool:
         return self.precision.startswith("int8")
 
     @property
-    def halves(self) -> bool:
-        return self.precision.endswith("fp16")
+    def rounds_graphs(self) -> bool:
+        """Whether anything changes in the graphs: those of bf16 are FP32's, and the engine rounds."""
+        return self.precision != "bf16"
 
     @property
-    def for_tensorrt(self) -> bool:
-        """Whether TensorRT is meant to run the result."""
-        return not self.quantizes or self.layout == "portable"
+    def layout(self) -> Layout:
+        """Of the Q/DQ pairs in the main graphs; an ``int8`` bundle holds the other one too, see ``int8.py``."""
+        return "cpu" if self.precision == "int8" else "portable"
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,10 +122,6 @@ def open_job(source: Bundle, out: Path, options: PrecisionOptions, progress: Pro
         raise UsageError(
             f"{options.precision} needs recorded inputs: "
             f"sttrack-calibrate VIDEOS --bundle {shlex.quote(str(source.path))} --out SET, then --calib SET"
-        )
-    if options.precision == "int8-fp16" and options.layout == "cpu":
-        raise UsageError(
-            "int8-fp16 is for GPUs and has the portable layout; leave --qdq cpu out, or choose int8"
         )
     if out.resolve() == source.path.resolve():
         raise UsageError(f"--out {out} is the bundle that is converted; choose another folder")

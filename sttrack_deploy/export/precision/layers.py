@@ -16,10 +16,16 @@ __all__ = ["Layer", "group_names", "macs_by_group", "members", "quantizable_laye
 
 _NAMED = (
     (re.compile(r"bottleneck"), "bottleneck"),
+    (re.compile(r"\.squeeze\."), "squeeze"),
+    (re.compile(r"backbone\.stem\."), "backbone stem"),
+    (re.compile(r"backbone\.blocks\.(\d+)\."), r"backbone block \1"),
+    (re.compile(r"correlation\.tower_\w+\.(\d+)\."), r"tower \1"),
+    (re.compile(r"correlation\.predict\."), "score map"),
+    (re.compile(r"correlation\."), "correlation"),
     (re.compile(r"encoder\.layers\.(\d+)\.attention"), r"encoder \1 attention"),
     (re.compile(r"encoder\.layers\.(\d+)\."), r"encoder \1 feed-forward"),
     (re.compile(r"decoder\."), "decoder"),
-    (re.compile(r"memory_attention\."), "memory"),
+    (re.compile(r"(memory_attention|row_memory)\."), "memory"),
     (re.compile(r"head\..*\.score\."), "head scores"),
     (re.compile(r"head\..*\.blocks\.(\d+)\."), r"head \1"),
 )
@@ -62,7 +68,9 @@ def quantizable_layers(model: onnx.ModelProto) -> list[Layer]:
         shape, out = weights[node.input[1]], shapes.get(node.output[0], ())
         if node.op_type == "Conv":
             positions = _product(out[2:])
-            group = _group(node.input[1]) or f"backbone /{image[1] // max(out[-1], 1)}"
+            stride = image[1] // max(out[-1], 1)
+            unnamed = f"backbone /{stride}" if stride.bit_count() == 1 else "embedding"
+            group = _group(node.input[1]) or unnamed
         elif node.op_type == "MatMul" and len(shape) == 2:
             positions = _product(out[:-1])
             group = _group(node.input[1]) or "other products"

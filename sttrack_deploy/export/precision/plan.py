@@ -33,7 +33,7 @@ from sttrack_deploy.export.precision.layers import (
     quantizable_layers,
     read_groups,
 )
-from sttrack_deploy.export.precision.measurements import Feeds, StepError, measure_ranges, time_ratio
+from sttrack_deploy.export.precision.measurements import Feeds, StepError, measure_ranges
 from sttrack_deploy.export.precision.sensitivity import ClosedLoop, SearchResult, search
 from sttrack_deploy.sequences.sequence import TrackRun
 
@@ -42,20 +42,29 @@ __all__ = ["Converted", "Measured", "Plan", "apply", "make_plan", "measure"]
 INT8_SAMPLES = 128
 FP16_SAMPLES = 64
 """Recorded steps on which errors are compared."""
-TIMED_SAMPLES = 6
-TIMED_ROUNDS = 9
 SMOOTHING_PAYS = 0.9
 """Smoothed layers cost a multiplication each (a quarter of the time of sttrack-r50 in ONNX Runtime): the step error
 must fall below this part of what it was."""
+ONE_SCALE_COSTS = 1.1
+"""Greatest factor of the step error for which all weights of a layer get one scale, where TensorRT runs it."""
+MAIN, TENSORRT = "", "tensorrt"
+"""Names of layouts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Way:
     """How to quantize whatever is chosen."""
 
-    layout: Layout
     method: Method
     smooth: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Laid:
+    """Where Q/DQ pairs go and how weights are scaled: what engines differ in."""
+
+    layout: Layout
+    per_channel: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +83,12 @@ class MeasuredGraph:
     limits: Mapping[Method, Mapping[str, float]]
     factors: Factors
 
-    def quantized(self, groups: frozenset[str], way: Way) -> onnx.ModelProto:
+    def quantized(self, groups: frozenset[str], way: Way, laid: Laid) -> onnx.ModelProto:
         """The graph with these groups in INT8."""
         chosen = [layer for layer in self.layers if layer.group in groups]
         model = smooth(self.model, chosen, self.factors) if way.smooth else self.model
-        return quantize(model, self.limits[way.method], [layer.node for layer in chosen], way.layout)
+        limits, nodes = self.limits[way.method], [layer.node for layer in chosen]
+        return quantize(model, limits, nodes, laid.layout, per_channel=laid.per_channel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,14 +114,17 @@ class Plan:
     Attributes:
         groups: these become INT8.
         way: how; ``None``: nothing becomes INT8.
+        layouts: of INT8, by the name in the manifest; empty: of the main graphs.
         errors: step error of each way that was tried.
         found: what the sensitivity search measured, if there was one.
-        fp16: what stays in FP32 where all else becomes FP16; ``None``: nothing does.
+        fp16: what stays in FP32 where all else becomes FP16 (in an ``int8`` bundle: for TensorRT); ``None``: nothing
+            does.
     """
 
     measured: Measured
     groups: tuple[str, ...] = ()
     way: Way | None = None
+    layouts: Mapping[str, Laid] = field(default_factory=dict)
     errors: Mapping[str, float] = field(default_factory=dict)
     found: SearchResult | None = None
     fp16: Fp16Choice | None = None
@@ -129,10 +142,23 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Converted:
-    """A plan and the graphs made by it."""
+    """A plan and the graphs made by it.
+
+    Attributes:
+        layouts: by the name in the manifest; the main graphs' is empty.
+    """
 
     plan: Plan
-    graphs: Graphs
+    layouts: Mapping[str, Graphs]
+
+    @property
+    def graphs(self) -> Graphs:
+        return self.layouts[MAIN]
+
+    @property
+    def others(self) -> dict[str, Graphs]:
+        """All but the main ones."""
+        return {name: graphs for name, graphs in self.layouts.items() if name != MAIN}
 
     def recipe(self) -> dict[str, Any]:
         """For the manifest: what was done, and the figures that decided it."""
@@ -150,9 +176,22 @@ class Converted:
     def _int8(self, way: Way) -> dict[str, Any]:
         plan, options, layers = self.plan, self.plan.measured.job.options, self.plan.measured.search.layers
         macs = macs_by_group(layers)
-        quantized = plan.measured.search.quantized(frozenset(plan.groups), way)
+        chosen = frozenset(plan.groups)
+        quantized = {
+            name or "main": plan.measured.search.quantized(chosen, way, laid)
+            for name, laid in plan.layouts.items()
+        }
         return {
-            "layout": way.layout,
+            "layouts": {
+                name or "main": {
+                    "weights": f"symmetric{', a scale for each output channel' if laid.per_channel else ''}",
+                    "activations": "INT8, symmetric"
+                    if laid.layout == "portable"
+                    else "INT8, UINT8 after a ReLU",
+                    "step_error": round(plan.measured.error(quantized[name or "main"]), 5),
+                }
+                for name, laid in plan.layouts.items()
+            },
             "layers": options.layers
             if options.layers in ("auto", "all", "backbone")
             else "chosen by the user",
@@ -163,9 +202,6 @@ class Converted:
             "method": way.method,
             "smoothed": way.smooth,
             "step_errors": {name: round(value, 5) for name, value in plan.errors.items()},
-            "step_error": round(plan.measured.error(quantized), 5),
-            "weights": "symmetric per output channel",
-            "activations": "symmetric per tensor" if way.layout == "portable" else "per tensor, UINT8",
             "budget": options.budget,
             "step_budget": options.step_budget,
         }
@@ -227,7 +263,7 @@ def make_plan(measured: Measured) -> Plan:
             f"no layer of {job.source.path} can be quantized within the budget of {options.budget} AUC with a gain: "
             "raise --budget, give more videos with --search-data, or name the layers with --layers"
         )
-    if not options.halves:
+    if not options.rounds_graphs:
         return plan
     choice = choose_parts(measured.search.model, measured.search.maxima, measured.error, job.progress)
     return replace(plan, fp16=choice)
@@ -238,8 +274,9 @@ def _plan_int8(measured: Measured) -> Plan:
     groups = group_names(layers) if options.layers == "auto" else read_groups(options.layers, layers)
     job.progress.stage("ranges and smoothing", (len(METHODS) + 2) * len(measured.error))
     way, errors = _choose_way(measured, frozenset(groups))
+    main = Laid(options.layout)
     if options.layers != "auto":
-        return Plan(measured, tuple(groups), way, errors)
+        return _lay_out(Plan(measured, tuple(groups), way, {MAIN: main}, errors))
     with gate_data(options.search_data) as data:
         job.progress.stage(f"search: FP32 on {data.name}", data.frames)
         reference = track(
@@ -247,27 +284,45 @@ def _plan_int8(measured: Measured) -> Plan:
         )
         attempts, frames = 2 * len(groups), data.frames + len(measured.error)
         job.progress.stage(f"search: {len(groups)} groups on {data.name}", attempts * frames)
-        trials = _Trials(measured, way, data, reference)
+        trials = _Trials(measured, way, main, data, reference)
         found = search(
             groups, macs_by_group(layers), trials, options.budget, options.step_budget, job.progress
         )
-    return Plan(measured, found.chosen, way, errors, found)
+    return _lay_out(Plan(measured, found.chosen, way, {MAIN: main}, errors, found))
+
+
+def _lay_out(plan: Plan) -> Plan:
+    """Weights for TensorRT get one scale where that costs little: its convolutions then write FP16 by themselves."""
+    measured, options, way = plan.measured, plan.measured.job.options, plan.way
+    if way is None or not plan.groups:
+        return plan
+    name = MAIN if options.layout == "portable" else TENSORRT
+    whole, each = (Laid("portable", per_channel=per_channel) for per_channel in (False, True))
+    chosen = frozenset(plan.groups)
+    errors = {laid: measured.error(measured.search.quantized(chosen, way, laid)) for laid in (whole, each)}
+    cheap = errors[whole] < ONE_SCALE_COSTS * errors[each]
+    measured.job.progress.note(
+        f"for TensorRT: step error {errors[whole]:.4f} with one scale for all weights of a layer, "
+        f"{errors[each]:.4f} with one for each output channel: {'one for all' if cheap else 'one for each'}"
+    )
+    return replace(plan, layouts={**plan.layouts, name: whole if cheap else each})
 
 
 def _choose_way(measured: Measured, groups: frozenset[str]) -> tuple[Way, dict[str, float]]:
     """The range method of the least step error when all these groups are quantized, and smoothing where it pays."""
     searched, error, note = measured.search, measured.error, measured.job.progress.note
     errors: dict[str, float] = {}
-    ways = [Way(measured.job.options.layout, method) for method in searched.limits]
+    main = Laid(measured.job.options.layout)
+    ways = [Way(method) for method in searched.limits]
     for way in ways:
-        errors[way.method] = error(searched.quantized(groups, way))
+        errors[way.method] = error(searched.quantized(groups, way, main))
         note(f"ranges by {way.method}: step error {errors[way.method]:.4f} with {len(groups)} groups in INT8")
     best = min(ways, key=lambda way: errors[way.method])
     if not any(layer.activation in searched.factors for layer in searched.layers if layer.group in groups):
         return best, errors
     smoothed = replace(best, smooth=True)
     name = f"{best.method}, smoothed"
-    errors[name] = error(searched.quantized(groups, smoothed))
+    errors[name] = error(searched.quantized(groups, smoothed, main))
     helps = errors[name] < SMOOTHING_PAYS * errors[best.method]
     note(f"linear layers smoothed: step error {errors[name]:.4f}, {'kept' if helps else 'left out'}")
     return (smoothed if helps else best), errors
@@ -279,31 +334,28 @@ class _Trials:
 
     measured: Measured
     way: Way
+    laid: Laid
     data: GateData
     reference: list[TrackRun]
 
     def step_error(self, groups: frozenset[str]) -> float:
-        return self.measured.error(self.measured.search.quantized(groups, self.way))
+        return self.measured.error(self.measured.search.quantized(groups, self.way, self.laid))
 
     def cost(self, groups: frozenset[str]) -> float:
-        """Time, where this CPU can tell it: only one of the layouts is made for it. Else the work left in float."""
-        searched = self.measured.search
-        if self.way.layout == "cpu":
-            timed = self.measured.samples[:TIMED_SAMPLES]
-            return time_ratio(searched.quantized(groups, self.way), searched.model, timed, TIMED_ROUNDS)
-        macs = macs_by_group(searched.layers)
+        """The work left in float: one bundle serves all engines, and their times differ."""
+        macs = macs_by_group(self.measured.search.layers)
         return 1.0 - sum(macs[g] for g in groups) / max(sum(macs.values()), 1)
 
     def closed_loop(self, groups: frozenset[str]) -> ClosedLoop:
         job, options = self.measured.job, self.measured.job.options
-        graphs = _quantized(self.measured, groups, self.way)
+        graphs = _quantized(self.measured, groups, self.way, self.laid)
         with tempfile.TemporaryDirectory(prefix="sttrack-int8-") as folder:
             trial = write_variant(
                 Path(folder),
                 job.source,
                 graphs,
                 {"name": "int8"},
-                tensorrt=options.for_tensorrt,
+                tensorrt=self.laid.layout == "portable",
                 weights=False,
             )
             runs = track(
@@ -318,25 +370,33 @@ class _Trials:
 
 def apply(plan: Plan) -> Converted:
     """Make the graphs."""
-    graphs = plan.measured.job.graphs
-    if plan.way is not None:
-        graphs = _quantized(plan.measured, frozenset(plan.groups), plan.way)
-    if plan.fp16 is not None:
-        template, searched = plan.measured.template, plan.measured.search
-        graphs = Graphs(
-            _halved(graphs.template, template.maxima, plan.fp16),
-            _halved(graphs.search, searched.maxima, plan.fp16),
-        )
-    return Converted(plan, graphs)
+    measured = plan.measured
+    if plan.way is None:
+        return Converted(plan, {MAIN: _halved(measured.job.graphs, plan)})
+    made = {}
+    for name, laid in plan.layouts.items():
+        graphs = _quantized(measured, frozenset(plan.groups), plan.way, laid)
+        made[name] = _halved(graphs, plan) if laid.layout == "portable" else graphs
+    return Converted(plan, made)
 
 
-def _quantized(measured: Measured, groups: frozenset[str], way: Way) -> Graphs:
+def _quantized(measured: Measured, groups: frozenset[str], way: Way, laid: Laid) -> Graphs:
     template = groups if measured.job.options.template else frozenset()
-    return Graphs(measured.template.quantized(template, way), measured.search.quantized(groups, way))
+    return Graphs(
+        measured.template.quantized(template, way, laid), measured.search.quantized(groups, way, laid)
+    )
 
 
-def _halved(model: onnx.ModelProto, maxima: Mapping[str, float], choice: Fp16Choice) -> onnx.ModelProto:
-    """FP16 of what is still FP32."""
-    found = fp16.parts(model)
-    keep = [node for name in choice.parts for node in found.get(name, [])]
-    return fp16.convert(model, {*keep, *fp16.wide_nodes(model, maxima)})
+def _halved(graphs: Graphs, plan: Plan) -> Graphs:
+    """FP16 of what is still FP32, where the plan says so."""
+    if plan.fp16 is None:
+        return graphs
+    halves = []
+    for model, maxima in (
+        (graphs.template, plan.measured.template.maxima),
+        (graphs.search, plan.measured.search.maxima),
+    ):
+        found = fp16.parts(model)
+        keep = [node for name in plan.fp16.parts for node in found.get(name, [])]
+        halves.append(fp16.convert(model, {*keep, *fp16.wide_nodes(model, maxima)}))
+    return Graphs(*halves)

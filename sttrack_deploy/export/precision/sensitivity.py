@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from sttrack_deploy.export.precision.int8 import Layout
 from sttrack_deploy.progress import SILENT, Progress
 
 __all__ = [
@@ -186,21 +185,16 @@ def search(
 
 
 _WORTH = 0.003
-"""A group must save at least this share of FP32's time (or work); less is within what the measurement varies by."""
+"""A group must save at least this share of FP32's work; less is not worth its error."""
 
 
 REPORT = "sensitivity.json"
 PICTURE = "sensitivity.png"
 
 
-def write_report(folder: Path, result: SearchResult, layout: Layout) -> None:
+def write_report(folder: Path, result: SearchResult) -> None:
     """``sensitivity.json``, and ``sensitivity.png`` where matplotlib is installed."""
-    cost = (
-        "time over FP32, ONNX Runtime, one thread"
-        if layout == "cpu"
-        else "share of multiply-accumulates left in float"
-    )
-    document = {"cost": cost, "layout": layout, **_finite(result.to_dict())}
+    document = {"cost": "share of multiply-accumulates left in float", **_finite(result.to_dict())}
     (folder / REPORT).write_text(json.dumps(document, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     try:
         import matplotlib  # noqa: F401 (asked for before it is used)

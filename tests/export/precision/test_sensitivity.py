@@ -93,7 +93,7 @@ def test_a_step_error_beyond_its_budget_is_not_tracked_with() -> None:
 
 def test_the_report_is_json_with_a_picture(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    write_report(tmp_path, search(list(GAIN), MACS, Scripted(), 0.005), "cpu")
+    write_report(tmp_path, search(list(GAIN), MACS, Scripted(), 0.005))
     document = json.loads((tmp_path / REPORT).read_text())
     assert document["chosen"] == ["big", "small"]
     assert document["steps"][3]["auc_change"] is None  # not measured, and NaN is not JSON
