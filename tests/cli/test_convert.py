@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner, Result
-from moving_square import truth_of, write_sequence
+from moving_square import write_sequence
 from tiny import TINY
 
 from sttrack_deploy.bundle import Bundle, TrackingPolicy, open_bundle
@@ -26,12 +26,10 @@ from sttrack_deploy.export import exporter
 from sttrack_deploy.export.operator_check import unsupported_nodes
 from sttrack_deploy.export.precision import convert as conversion
 from sttrack_deploy.export.precision import plan
-from sttrack_deploy.export.precision.gate import DEMO, GateResult, Reference, gate, gate_data, track
+from sttrack_deploy.export.precision.gate import GateResult, Reference, gate
 from sttrack_deploy.export.precision.job import PrecisionOptions
 from sttrack_deploy.export.validation import check_real_build
 from sttrack_deploy.progress import Progress
-from sttrack_deploy.runtime.demo import DemoClip
-from sttrack_deploy.sequences.sequence import frames_of
 from sttrack_deploy.verification.agreement import GATES, Gate, Verdict
 
 TEMPLATE, SEARCH = TINY.template_size, TINY.search_size
@@ -365,35 +363,6 @@ def test_a_set_of_other_graphs_is_refused(world: World, tmp_path: Path) -> None:
     result = convert(world, tmp_path / "out", "--precision", "int8", "--calib", tmp_path / "set")
     assert result.exit_code == 1
     assert "recorded with another bundle" in result.stderr
-
-
-def test_without_videos_the_gate_is_the_demo_clip() -> None:
-    with gate_data(()) as data:
-        assert data.name == DEMO
-        assert data.frames == len(data.sequences[0].truth)
-        first = next(iter(frames_of(data.sequences[0])))
-        np.testing.assert_array_equal(first, DemoClip().frame(0))
-        folder = data.sequences[0].source
-    assert not folder.exists()
-
-
-def test_windows_start_again_on_the_truth(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    starts: list[tuple[float, ...]] = []
-    real = OnnxRuntimeEngine.initial_state
-
-    def initial_state(self: OnnxRuntimeEngine, template: np.ndarray, mask: np.ndarray) -> object:
-        starts.append(template.shape)
-        return real(self, template, mask)
-
-    monkeypatch.setattr(OnnxRuntimeEngine, "initial_state", initial_state)
-    with gate_data((world.videos,)) as data:
-        whole = track(world.bundle, "onnxruntime", data, 1)
-        assert len(starts) == 2
-        windows = track(world.bundle, "onnxruntime", data, 1, window=3)
-    # 7 frames: started on 0, 3 and 6; 6 frames: on 0 and 3
-    assert len(starts) == 2 + 3 + 2
-    np.testing.assert_array_equal(windows[0].boxes[:3], whole[0].boxes[:3])
-    np.testing.assert_array_equal(windows[0].boxes[[3, 6]], truth_of(7)[[3, 6]])
 
 
 @pytest.mark.parametrize("failures", [1, 2])

@@ -9,11 +9,21 @@ from typing import Any
 
 from sttrack_deploy.bundle import Bundle, open_bundle
 from sttrack_deploy.errors import UserError
-from sttrack_deploy.export.precision.bundle_writer import write_variant
+from sttrack_deploy.export.precision import fp16
+from sttrack_deploy.export.precision.bundle_writer import Graphs, write_variant
 from sttrack_deploy.export.precision.gate import GateResult, Reference, gate, gate_data, track_reference
 from sttrack_deploy.export.precision.job import PrecisionOptions, open_job
+from sttrack_deploy.export.precision.layers import macs_by_group, members
 from sttrack_deploy.export.precision.measurements import time_ratio
-from sttrack_deploy.export.precision.plan import TENSORRT, Converted, Plan, apply, make_plan, measure
+from sttrack_deploy.export.precision.plan import (
+    MAIN,
+    TENSORRT,
+    Plan,
+    Way,
+    make_plan,
+    measure,
+    quantized_graphs,
+)
 from sttrack_deploy.export.precision.sensitivity import SearchResult, write_report
 from sttrack_deploy.export.validation import check_real_build
 from sttrack_deploy.files import atomic_directory
@@ -22,6 +32,73 @@ from sttrack_deploy.progress import SILENT, Progress
 __all__ = ["Outcome", "PrecisionOptions", "convert_bundle"]
 
 TIMED_SAMPLES = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """A plan and the graphs made by it.
+
+    Attributes:
+        layouts: by the name in the manifest; the main graphs' is empty.
+    """
+
+    plan: Plan
+    layouts: Mapping[str, Graphs]
+
+    @property
+    def graphs(self) -> Graphs:
+        return self.layouts[MAIN]
+
+    @property
+    def others(self) -> dict[str, Graphs]:
+        """All but the main ones."""
+        return {name: graphs for name, graphs in self.layouts.items() if name != MAIN}
+
+    def recipe(self) -> dict[str, Any]:
+        """For the manifest: what was done, and the figures that decided it."""
+        plan, job = self.plan, self.plan.measured.job
+        recipe: dict[str, Any] = {
+            "name": job.options.precision,
+            "calibration": dict(job.samples.facts),
+        }
+        if plan.fp16 is not None:
+            recipe["fp16"] = plan.fp16.recipe
+        if plan.way is not None:
+            recipe["int8"] = self._int8(plan.way)
+        return recipe
+
+    def _int8(self, way: Way) -> dict[str, Any]:
+        plan, options, layers = self.plan, self.plan.measured.job.options, self.plan.measured.search.layers
+        macs = macs_by_group(layers)
+        chosen = frozenset(plan.groups)
+        quantized = {
+            name or "main": plan.measured.search.quantized(chosen, way, laid)
+            for name, laid in plan.layouts.items()
+        }
+        return {
+            "layouts": {
+                name or "main": {
+                    "weights": f"symmetric{', a scale for each output channel' if laid.per_channel else ''}",
+                    "activations": "INT8, symmetric"
+                    if laid.layout == "portable"
+                    else "INT8, UINT8 after a ReLU",
+                    "step_error": round(plan.measured.error(quantized[name or "main"]), 5),
+                }
+                for name, laid in plan.layouts.items()
+            },
+            "layers": options.layers
+            if options.layers in ("auto", "all", "backbone")
+            else "chosen by the user",
+            "groups": list(plan.groups),
+            "nodes": members(layers, plan.groups),
+            "macs_share": round(sum(macs[g] for g in plan.groups) / max(sum(macs.values()), 1), 4),
+            "template": options.template,
+            "method": way.method,
+            "smoothed": way.smooth,
+            "step_errors": {name: round(value, 5) for name, value in plan.errors.items()},
+            "budget": options.budget,
+            "step_budget": options.step_budget,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +198,33 @@ def convert_bundle(
         written.real_build,
         gated.converted.plan.found,
     )
+
+
+def apply(plan: Plan) -> Converted:
+    """Make the graphs."""
+    measured = plan.measured
+    if plan.way is None:
+        return Converted(plan, {MAIN: _halved(measured.job.graphs, plan)})
+    made = {}
+    for name, laid in plan.layouts.items():
+        graphs = quantized_graphs(measured, frozenset(plan.groups), plan.way, laid)
+        made[name] = _halved(graphs, plan) if laid.layout == "portable" else graphs
+    return Converted(plan, made)
+
+
+def _halved(graphs: Graphs, plan: Plan) -> Graphs:
+    """FP16 of what is still FP32, where the plan says so."""
+    if plan.fp16 is None:
+        return graphs
+    halves = []
+    for model, maxima in (
+        (graphs.template, plan.measured.template.maxima),
+        (graphs.search, plan.measured.search.maxima),
+    ):
+        found = fp16.parts(model)
+        keep = [node for name in plan.fp16.parts for node in found.get(name, [])]
+        halves.append(fp16.convert(model, {*keep, *fp16.wide_nodes(model, maxima)}))
+    return Graphs(*halves)
 
 
 def _gate(plan: Plan, reference: Reference, folder: Path) -> Gated:

@@ -6,13 +6,12 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 
 from sttrack_deploy.errors import UserError
-from sttrack_deploy.export.precision import METHODS, Method, fp16
+from sttrack_deploy.export.precision import METHODS, Method
 from sttrack_deploy.export.precision.bundle_writer import Graphs, write_variant
 from sttrack_deploy.export.precision.fp16 import Fp16Choice, choose_parts
 from sttrack_deploy.export.precision.gate import GateData, agreement_of, gate_data, track
@@ -29,7 +28,6 @@ from sttrack_deploy.export.precision.layers import (
     Layer,
     group_names,
     macs_by_group,
-    members,
     quantizable_layers,
     read_groups,
 )
@@ -37,7 +35,7 @@ from sttrack_deploy.export.precision.measurements import Feeds, StepError, measu
 from sttrack_deploy.export.precision.sensitivity import ClosedLoop, SearchResult, search
 from sttrack_deploy.sequences.sequence import TrackRun
 
-__all__ = ["Converted", "Measured", "Plan", "apply", "make_plan", "measure"]
+__all__ = ["MAIN", "TENSORRT", "Measured", "Plan", "make_plan", "measure", "quantized_graphs"]
 
 INT8_SAMPLES = 128
 FP16_SAMPLES = 64
@@ -138,73 +136,6 @@ class Plan:
             return None
         groups = tuple(g for g in self.groups if g != order[-1])
         return replace(self, groups=groups, found=replace(self.found, chosen=groups))
-
-
-@dataclass(frozen=True, slots=True)
-class Converted:
-    """A plan and the graphs made by it.
-
-    Attributes:
-        layouts: by the name in the manifest; the main graphs' is empty.
-    """
-
-    plan: Plan
-    layouts: Mapping[str, Graphs]
-
-    @property
-    def graphs(self) -> Graphs:
-        return self.layouts[MAIN]
-
-    @property
-    def others(self) -> dict[str, Graphs]:
-        """All but the main ones."""
-        return {name: graphs for name, graphs in self.layouts.items() if name != MAIN}
-
-    def recipe(self) -> dict[str, Any]:
-        """For the manifest: what was done, and the figures that decided it."""
-        plan, job = self.plan, self.plan.measured.job
-        recipe: dict[str, Any] = {
-            "name": job.options.precision,
-            "calibration": dict(job.samples.facts),
-        }
-        if plan.fp16 is not None:
-            recipe["fp16"] = plan.fp16.recipe
-        if plan.way is not None:
-            recipe["int8"] = self._int8(plan.way)
-        return recipe
-
-    def _int8(self, way: Way) -> dict[str, Any]:
-        plan, options, layers = self.plan, self.plan.measured.job.options, self.plan.measured.search.layers
-        macs = macs_by_group(layers)
-        chosen = frozenset(plan.groups)
-        quantized = {
-            name or "main": plan.measured.search.quantized(chosen, way, laid)
-            for name, laid in plan.layouts.items()
-        }
-        return {
-            "layouts": {
-                name or "main": {
-                    "weights": f"symmetric{', a scale for each output channel' if laid.per_channel else ''}",
-                    "activations": "INT8, symmetric"
-                    if laid.layout == "portable"
-                    else "INT8, UINT8 after a ReLU",
-                    "step_error": round(plan.measured.error(quantized[name or "main"]), 5),
-                }
-                for name, laid in plan.layouts.items()
-            },
-            "layers": options.layers
-            if options.layers in ("auto", "all", "backbone")
-            else "chosen by the user",
-            "groups": list(plan.groups),
-            "nodes": members(layers, plan.groups),
-            "macs_share": round(sum(macs[g] for g in plan.groups) / max(sum(macs.values()), 1), 4),
-            "template": options.template,
-            "method": way.method,
-            "smoothed": way.smooth,
-            "step_errors": {name: round(value, 5) for name, value in plan.errors.items()},
-            "budget": options.budget,
-            "step_budget": options.step_budget,
-        }
 
 
 def measure(job: Job) -> Measured:
@@ -348,7 +279,7 @@ class _Trials:
 
     def closed_loop(self, groups: frozenset[str]) -> ClosedLoop:
         job, options = self.measured.job, self.measured.job.options
-        graphs = _quantized(self.measured, groups, self.way, self.laid)
+        graphs = quantized_graphs(self.measured, groups, self.way, self.laid)
         with tempfile.TemporaryDirectory(prefix="sttrack-int8-") as folder:
             trial = write_variant(
                 Path(folder),
@@ -368,35 +299,8 @@ class _Trials:
         return ClosedLoop(agreement.mean_iou, agreement.auc - agreement.auc_reference, spread)
 
 
-def apply(plan: Plan) -> Converted:
-    """Make the graphs."""
-    measured = plan.measured
-    if plan.way is None:
-        return Converted(plan, {MAIN: _halved(measured.job.graphs, plan)})
-    made = {}
-    for name, laid in plan.layouts.items():
-        graphs = _quantized(measured, frozenset(plan.groups), plan.way, laid)
-        made[name] = _halved(graphs, plan) if laid.layout == "portable" else graphs
-    return Converted(plan, made)
-
-
-def _quantized(measured: Measured, groups: frozenset[str], way: Way, laid: Laid) -> Graphs:
+def quantized_graphs(measured: Measured, groups: frozenset[str], way: Way, laid: Laid) -> Graphs:
     template = groups if measured.job.options.template else frozenset()
     return Graphs(
         measured.template.quantized(template, way, laid), measured.search.quantized(groups, way, laid)
     )
-
-
-def _halved(graphs: Graphs, plan: Plan) -> Graphs:
-    """FP16 of what is still FP32, where the plan says so."""
-    if plan.fp16 is None:
-        return graphs
-    halves = []
-    for model, maxima in (
-        (graphs.template, plan.measured.template.maxima),
-        (graphs.search, plan.measured.search.maxima),
-    ):
-        found = fp16.parts(model)
-        keep = [node for name in plan.fp16.parts for node in found.get(name, [])]
-        halves.append(fp16.convert(model, {*keep, *fp16.wide_nodes(model, maxima)}))
-    return Graphs(*halves)
