@@ -23,7 +23,8 @@ from sttrack_deploy.terminal.options import (
     subject_options,
 )
 from sttrack_deploy.terminal.program import command, progress_bar, say
-from sttrack_deploy.terminal.reports import show_bench, write_plot
+from sttrack_deploy.terminal.reports import show_bench, show_profiles, write_plot
+from sttrack_deploy.verification.benchmark.profile import profile_engines, profile_facts
 from sttrack_deploy.verification.benchmark.report import (
     bench_document,
 )
@@ -72,6 +73,7 @@ __all__ = ["main"]
     show_default=True,
     help="Of the order in which engines take turns.",
 )
+@click.option("--profile", is_flag=True, help="Also show which operators of each engine its time goes to.")
 @json_option
 @click.option("--plot", type=FILE, help="Draw the times (PNG).")
 @overwrite_option
@@ -90,6 +92,7 @@ def main(
     long_frames: int,
     baseline: str | None,
     seed: int,
+    profile: bool,
     json_path: Path | None,
     plot: Path | None,
     overwrite: bool,
@@ -114,9 +117,13 @@ def main(
         plan = BenchPlan(clip, rounds, threads, batch, steps=min(20, frames), long=long_frames, seed=seed)
         with progress_bar(refresh=1.0) as bar:  # what is measured is not disturbed
             result = run_bench(subjects, plan, bar)
+            measured = [times.subject for times in result.subjects] if profile else []
+            profiles = profile_engines(measured, clip, threads, bar)
     base = baseline_of(result, baseline)
     show_bench(result, base, title)
-    emit_json(bench_document(result, base, title), json_path)
+    show_profiles(profiles)
+    document = bench_document(result, base, title)
+    emit_json({**document, "profiles": profile_facts(profiles)} if profile else document, json_path)
     write_plot(result, base, title, plot)
     best = min(result.subjects, key=lambda s: float(s.frame.mean()))
     path, engine = best.subject.facts["bundle"], best.subject.facts["engine"]

@@ -9,7 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 
 from sttrack_deploy.bundle import Bundle
 from sttrack_deploy.engines.base import Engine
-from sttrack_deploy.errors import MissingDependencyError, UsageError
+from sttrack_deploy.engines.profile import ProfiledEngine
+from sttrack_deploy.errors import MissingDependencyError, UsageError, UserError
 
 __all__ = ["BACKENDS", "DEFAULT_BACKEND", "Backend", "load_engine"]
 
@@ -26,6 +27,7 @@ class Backend:
         maker: function of the module, ``(bundle, threads) -> Engine``.
         shared_package: another distribution gives a package of the same name that lacks what this back end
             needs, so that one of ``distributions`` must be installed for it to count as available.
+        profiler: name of a ``(bundle, threads) -> ProfiledEngine`` in the module; ``None`` where there is none.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Backend:
     install: str
     maker: str = "create"
     shared_package: bool = False
+    profiler: str | None = None
 
     @property
     def available(self) -> bool:
@@ -68,6 +71,7 @@ _ALL = (
         "onnxruntime",
         ("onnxruntime", "onnxruntime-gpu"),
         "pip install onnxruntime",
+        profiler="create_profiled",
     ),
     Backend(
         "torch",
@@ -82,6 +86,7 @@ _ALL = (
         "openvino",
         ("openvino",),
         'pip install "openvino>=2024.6"',
+        profiler="create_profiled",
     ),
     Backend(
         "openvino-bf16",
@@ -90,6 +95,7 @@ _ALL = (
         ("openvino",),
         'pip install "openvino>=2024.6"',
         maker="create_bf16",
+        profiler="create_profiled_bf16",
     ),
     Backend(
         "onnxruntime-cuda",
@@ -146,12 +152,32 @@ def load_engine(name: str, bundle: Bundle, threads: int | None = None) -> Engine
         MissingDependencyError: its package is not installed.
         UserError: it cannot compute in the bundle's precision.
     """
+    backend = _installed(name)
+    make = getattr(importlib.import_module(backend.module), backend.maker)
+    engine: Engine = make(bundle.for_engine(name), threads)
+    return engine
+
+
+def load_profiled(name: str, bundle: Bundle, threads: int | None = None) -> ProfiledEngine:
+    """The same, with counters.
+
+    Raises:
+        UserError: as :func:`load_engine`, and where this engine has none.
+    """
+    backend = _installed(name)
+    if backend.profiler is None:
+        known = ", ".join(backend.name for backend in _ALL if backend.profiler)
+        raise UserError(f"'{name}' does not say how long its operators take; those that do: {known}")
+    make = getattr(importlib.import_module(backend.module), backend.profiler)
+    engine: ProfiledEngine = make(bundle.for_engine(name), threads)
+    return engine
+
+
+def _installed(name: str) -> Backend:
     backend = BACKENDS.get(name)
     if backend is None:
         raise UsageError(f"there is no engine {name!r}; engines are {', '.join(BACKENDS)}")
     if not backend.available:
         package = backend.distributions[0] if backend.shared_package else backend.package
         raise MissingDependencyError(package, f"the engine '{name}'", backend.install)
-    make = getattr(importlib.import_module(backend.module), backend.maker)
-    engine: Engine = make(bundle.for_engine(name), threads)
-    return engine
+    return backend

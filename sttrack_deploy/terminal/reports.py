@@ -27,6 +27,7 @@ from sttrack_deploy.evaluation.reporting.tables import (
 )
 from sttrack_deploy.files import atomic_path
 from sttrack_deploy.terminal.program import INTERRUPTED, complain, console, progress_bar, say
+from sttrack_deploy.verification.benchmark.profile import EngineProfile
 from sttrack_deploy.verification.benchmark.report import (
     CONTENTS,
     batch_cost,
@@ -49,9 +50,12 @@ __all__ = [
     "require_pictures",
     "show_bench",
     "show_evaluations",
+    "show_profiles",
     "write_pictures",
     "write_plot",
 ]
+
+PROFILE_ROWS = 12
 
 
 def show_evaluations(evaluations: Sequence[Evaluation], workers: int = 1) -> None:
@@ -214,6 +218,32 @@ def write_plot(result: BenchResult, baseline: SubjectTimes, clip: str, path: Pat
     with atomic_path(path) as temporary:
         temporary.write_bytes(bench_plot(result, baseline, clip).png())
     say(f"made {path}")
+
+
+def show_profiles(profiles: Sequence[EngineProfile]) -> None:
+    """A table for each engine: its operators by kind and kernel, the longest first."""
+    for profile in profiles:
+        if profile.reason:
+            say(f"{profile.label}: no profile: {profile.reason}")
+            continue
+        count = len(profile.operators)
+        table = plain_table(
+            f"{profile.label}: {profile.milliseconds:.2f} ms in {count} operators of a search step"
+        )
+        for heading in ("operator", "kernel"):
+            table.add_column(heading)
+        for heading in ("count", "ms", "share"):
+            table.add_column(heading, justify="right")
+        groups = profile.groups()
+        rows = [(one.kind, one.kernel, one.count, one.milliseconds, one.share) for one in groups]
+        if len(rows) > PROFILE_ROWS:
+            count, times, share = (
+                sum(values) for values in zip(*(row[2:] for row in rows[PROFILE_ROWS:]), strict=True)
+            )
+            rows[PROFILE_ROWS:] = [("others", "", int(count), times, share)]
+        for kind, kernel, number, milliseconds, part in rows:
+            table.add_row(escape(kind), escape(kernel), str(number), f"{milliseconds:.3f}", f"{part:.1%}")
+        console.print(table)
 
 
 def _show_stages(result: BenchResult, baseline: SubjectTimes) -> None:

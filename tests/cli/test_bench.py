@@ -60,6 +60,29 @@ def test_two_engines_take_turns(tiny_bundle: Bundle, video: Path, box: str, tmp_
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_profile_names_operators(tiny_bundle: Bundle, video: Path, box: str, tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    out = tmp_path / "b.json"
+    done = bench(
+        tiny_bundle.path, "--engines", "onnxruntime,openvino,torch", "--source", video, "--init-box", box,
+        "--frames", 8, "--rounds", 1, "--profile", "--json", out,
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert "torch: no profile: " in done.output
+    profiles = json.loads(out.read_text())["profiles"]
+    assert "openvino" in profiles["torch"]["reason"]
+    for label, kind in (("fp32 onnxruntime", "Conv"), ("fp32 openvino", "Convolution")):
+        found = profiles[label]
+        assert f"{label}: " in done.output
+        times = [one["milliseconds"] for one in found["operators"]]
+        assert times == sorted(times, reverse=True)
+        assert found["milliseconds"] == pytest.approx(sum(times))
+        assert sum(group["share"] for group in found["groups"]) == pytest.approx(1.0)
+        assert sum(group["count"] for group in found["groups"]) == len(times) > 10
+        assert any(kind in group["kind"] for group in found["groups"])
+        assert kind in done.output
+
+
 def test_an_engine_that_fails_does_not_cost_the_others(
     tiny_bundle: Bundle, video: Path, box: str, tmp_path: Path
 ) -> None:

@@ -6,8 +6,11 @@ when asked for (``sttrack-build-engine --target onnxruntime``) and never on its 
 
 from __future__ import annotations
 
+import bisect
 import hashlib
+import json
 import platform
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -37,6 +40,7 @@ from sttrack_deploy.engines.base import (
 )
 from sttrack_deploy.engines.building import BuildOptions, BuildReport, BuiltEngine, folder_of
 from sttrack_deploy.engines.cache import SIDECAR, cache_of, fits, kept_in
+from sttrack_deploy.engines.profile import Operator, typical
 from sttrack_deploy.errors import UserError
 
 __all__ = [
@@ -196,10 +200,14 @@ class OnnxRuntimeEngine:
         self._optimized = ready is not None
         template, search = ready or (bundle.template_path, bundle.search_path)
         self._template = open_session(template, bundle.template, options)
-        self._search = open_session(search, bundle.search, options)
+        self._search = open_session(search, bundle.search, self._counting(options))
         self._recurrent = tuple(s for s in self._spec if s.output is not None)
         self._initial = [s.initial for s in self._spec]
         self._outputs = [BOX, CONFIDENCE, *(s.output for s in self._recurrent if s.output)]
+
+    def _counting(self, options: onnxruntime.SessionOptions) -> onnxruntime.SessionOptions:
+        """What the search graph's session is opened with."""
+        return options
 
     def initial_state(self, template: UInt8Array, mask: BoolArray) -> EngineState:
         values = self._template.run(self._initial, {TEMPLATE_IMAGE: template, TEMPLATE_MASK: mask})
@@ -227,9 +235,42 @@ class OnnxRuntimeEngine:
         return {**facts, "graphs": "optimized beforehand"} if self._optimized else facts
 
 
+class ProfiledOnnxRuntimeEngine(OnnxRuntimeEngine):
+    """The same, with ONNX Runtime's profile of the search graph."""
+
+    def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="sttrack-profile-")
+        super().__init__(bundle, threads)
+
+    def _counting(self, options: onnxruntime.SessionOptions) -> onnxruntime.SessionOptions:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(Path(self._folder.name) / "search")
+        return options
+
+    def operators(self) -> list[Operator]:
+        """See :class:`sttrack_deploy.engines.profile.ProfiledEngine`."""
+        events = json.loads(Path(self._search.end_profiling()).read_text(encoding="utf-8"))
+        self._folder.cleanup()
+        runs = sorted(event["ts"] for event in events if event["name"] == "model_run")
+        steps: list[dict[tuple[str, str, str], float]] = [{} for _ in runs]
+        for event in events:
+            if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+                facts = event["args"]
+                types = dict.fromkeys(name for one in facts.get("input_type_shape", ()) for name in one)
+                key = (event["name"].removesuffix("_kernel_time"), facts["op_name"], ", ".join(types))
+                step = steps[bisect.bisect_right(runs, event["ts"]) - 1]
+                step[key] = step.get(key, 0.0) + event["dur"] / 1e6
+        return typical(steps)
+
+
 def create(bundle: Bundle, threads: int | None) -> OnnxRuntimeEngine:
     """See :func:`sttrack_deploy.engines.registry.load_engine`."""
     return OnnxRuntimeEngine(bundle, threads)
+
+
+def create_profiled(bundle: Bundle, threads: int | None) -> ProfiledOnnxRuntimeEngine:
+    """See :func:`sttrack_deploy.engines.registry.load_profiled`."""
+    return ProfiledOnnxRuntimeEngine(bundle, threads)
 
 
 def devices() -> list[str]:

@@ -208,6 +208,7 @@ def compiled_graphs(
     root: Path | None = None,
     force: bool = False,
     must_keep: bool = False,
+    counters: bool = False,
 ) -> CompiledGraphs:
     """The bundle's graphs for this CPU: from the engine cache where they fit, else compiled and put there.
 
@@ -219,6 +220,7 @@ def compiled_graphs(
         root: in place of the bundle's folder in the engine cache.
         force: compile although what is there fits.
         must_keep: fail where the folder cannot be written.
+        counters: count the time of each operation; the files are the same.
 
     Raises:
         UserError: OpenVINO is not installed, cannot read a graph, or lacks the precision on this CPU; a graph
@@ -239,10 +241,11 @@ def compiled_graphs(
         "precision": precision,
         "source": f"{bundle.template.sha256} {bundle.search.sha256}",
     }
-    if not force and (found := _kept(core, bundle, batch, folder, facts, properties)) is not None:
+    loading = {**properties, "PERF_COUNT": True} if counters else properties
+    if not force and (found := _kept(core, bundle, batch, folder, facts, loading)) is not None:
         return found
     blobs = {name: compiled_blob(core, path, properties, batch) for name, path in _paths(bundle).items()}
-    models = {name: core.import_model(blob, "CPU", properties) for name, blob in blobs.items()}
+    models = {name: core.import_model(blob, "CPU", loading) for name, blob in blobs.items()}
     _check(bundle, models, batch)
     kept = False
     with contextlib.nullcontext() if must_keep else contextlib.suppress(UserError):

@@ -33,6 +33,7 @@ from sttrack_deploy.engines.openvino.build import (
     native,
     the_core,
 )
+from sttrack_deploy.engines.profile import Operator, typical
 
 __all__ = ["OpenVinoEngine", "create", "create_bf16", "devices"]
 
@@ -78,6 +79,15 @@ class _Track:
         self._turn = 1 - self._turn
         return Prediction(request.get_tensor(BOX).data.copy(), request.get_tensor(CONFIDENCE).data.copy())
 
+    def counters(self) -> dict[tuple[str, str, str], float]:
+        """Seconds of each operation of the last step, by name, type and kernel."""
+        infos = self._requests[1 - self._turn].get_profiling_info()
+        return {
+            (info.node_name, info.node_type, info.exec_type): info.real_time.total_seconds()
+            for info in infos
+            if info.status == openvino.ProfilingInfo.Status.EXECUTED
+        }
+
     def values(self) -> Arrays:
         """Copies of the state, by the search graph's input names."""
         return {name: tensor.data.copy() for name, tensor in self._sides[self._turn].items()}
@@ -88,6 +98,8 @@ class OpenVinoEngine:
 
     Where the bundle's batch is dynamic, each number of targets has graphs of its own.
     """
+
+    counters = False
 
     def __init__(self, bundle: Bundle, precision: str = "f32", threads: int | None = None) -> None:
         """``precision``: of floating-point arithmetic, ``f32`` or ``bf16``; see :func:`compiled_graphs`."""
@@ -103,7 +115,9 @@ class OpenVinoEngine:
     def _for(self, batch: int) -> CompiledGraphs:
         """The graphs for that many targets; a number not met before is compiled or taken from the engine cache."""
         if batch not in self._graphs:
-            graphs = compiled_graphs(self._bundle, self._precision, self._threads, batch)
+            graphs = compiled_graphs(
+                self._bundle, self._precision, self._threads, batch, counters=self.counters
+            )
             self._graphs[batch] = graphs
             self._starters[batch] = graphs.template.create_infer_request()
         return self._graphs[batch]
@@ -144,6 +158,25 @@ class OpenVinoEngine:
         }
 
 
+class ProfiledOpenVinoEngine(OpenVinoEngine):
+    """The same, with OpenVINO's performance counters."""
+
+    counters = True
+
+    def __init__(self, bundle: Bundle, precision: str = "f32", threads: int | None = None) -> None:
+        self._steps: list[dict[tuple[str, str, str], float]] = []
+        super().__init__(bundle, precision, threads)
+
+    def step(self, search: UInt8Array, mask: BoolArray, state: EngineState) -> tuple[Prediction, EngineState]:
+        done = super().step(search, mask, state)
+        self._steps.append(state.counters())
+        return done
+
+    def operators(self) -> list[Operator]:
+        """See :class:`sttrack_deploy.engines.profile.ProfiledEngine`."""
+        return typical(self._steps)
+
+
 def create(bundle: Bundle, threads: int | None) -> OpenVinoEngine:
     """See :func:`sttrack_deploy.engines.registry.load_engine`."""
     return OpenVinoEngine(bundle, native(bundle), threads)
@@ -152,6 +185,16 @@ def create(bundle: Bundle, threads: int | None) -> OpenVinoEngine:
 def create_bf16(bundle: Bundle, threads: int | None) -> OpenVinoEngine:
     """The same with bf16 arithmetic: faster where the CPU has it, and its boxes are not quite the same."""
     return OpenVinoEngine(bundle, "bf16", threads)
+
+
+def create_profiled(bundle: Bundle, threads: int | None) -> ProfiledOpenVinoEngine:
+    """See :func:`sttrack_deploy.engines.registry.load_profiled`."""
+    return ProfiledOpenVinoEngine(bundle, native(bundle), threads)
+
+
+def create_profiled_bf16(bundle: Bundle, threads: int | None) -> ProfiledOpenVinoEngine:
+    """The same with bf16 arithmetic."""
+    return ProfiledOpenVinoEngine(bundle, "bf16", threads)
 
 
 def devices() -> list[str]:

@@ -25,7 +25,8 @@ import numpy.typing as npt
 from sttrack_deploy.bundle import open_bundle
 from sttrack_deploy.cropping import search_crop, template_crop
 from sttrack_deploy.engines.base import Engine
-from sttrack_deploy.engines.registry import load_engine
+from sttrack_deploy.engines.profile import Operator
+from sttrack_deploy.engines.registry import load_engine, load_profiled
 from sttrack_deploy.errors import UserError
 from sttrack_deploy.evaluation.runner import SingleTargetTracker
 from sttrack_deploy.geometry import Box
@@ -61,14 +62,22 @@ class Clip:
 
 @dataclass(frozen=True, slots=True)
 class EngineMaker:
-    """Makes a tracker from a bundle; picklable. ``engine`` may also be ``torch-compile``."""
+    """Makes a tracker from a bundle; picklable.
+
+    Attributes:
+        engine: may also be ``torch-compile``.
+        counters: make an engine that counts the time of its operators.
+    """
 
     bundle: Path
     engine: str
     threads: int
+    counters: bool = False
 
     def __call__(self) -> Tracker:
         bundle = open_bundle(self.bundle)
+        if self.counters:
+            return Tracker(bundle, load_profiled(self.engine, bundle, self.threads))
         if self.engine != COMPILED:
             return Tracker(bundle, load_engine(self.engine, bundle, self.threads))
         from sttrack_deploy.engines.torch.engine import create_compiled
@@ -199,6 +208,12 @@ class Bench:
             self._time_steps(targets, BLOCK_WARM_UP)
         self._time_steps(targets, 1)
         return self._time_steps(targets, steps)
+
+    def operators(self, steps: int) -> list[Operator]:
+        """Those of an engine with counters, from that many search steps with one target."""
+        self.step_batch(1, steps)
+        found: list[Operator] = self._engine.operators()  # type: ignore[union-attr]
+        return found
 
     def _time_steps(self, targets: int, steps: int) -> FloatArray:
         assert self._engine is not None
