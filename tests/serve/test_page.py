@@ -153,6 +153,12 @@ def test_upload_draw_track_correct_download(served: Served, page: Page, demo: Pa
     page.seek(14)
     page.drag(truth[14])
     page["go"].click()
+
+    def corrected_and_done() -> bool:  # the page still says Done until the server has answered
+        track, _ = track_of(served)
+        return track["state"] == "done" and len(track["targets"][0]["given"]) == 2
+
+    eventually(corrected_and_done, 240)
     page.until("state", "Done")
     track, lines = track_of(served)
     given = track["targets"][0]["given"][1]["box"]
