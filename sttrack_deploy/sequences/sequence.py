@@ -11,8 +11,6 @@ import numpy as np
 import numpy.typing as npt
 
 from sttrack_deploy.errors import UserError
-from sttrack_deploy.video.image_folder import image_files, read_image
-from sttrack_deploy.video.reader import open_video
 
 __all__ = [
     "VIDEO_SUFFIXES",
@@ -123,6 +121,9 @@ def frames_of(sequence: VideoSequence) -> Iterator[Frame]:
     Raises:
         UserError: unreadable, or (found at the end) not as many frames as the truth has lines.
     """
+    # Here: what only speaks of sequences starts without OpenCV and PyAV.
+    from sttrack_deploy.video.image_folder import read_image
+
     if sequence.numbering is not None:
         for index in range(len(sequence)):
             yield read_image(_numbered(sequence.source, sequence.numbering, index))
@@ -159,6 +160,9 @@ def frames_in(source: Path, *, single: bool = False) -> Iterator[Frame]:
     Raises:
         UserError: unreadable.
     """
+    from sttrack_deploy.video.image_folder import image_files, read_image
+    from sttrack_deploy.video.reader import open_video
+
     if source.is_dir():
         yield from (read_image(path) for path in image_files(source))
     else:

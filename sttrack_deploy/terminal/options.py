@@ -1,4 +1,7 @@
-"""Options that commands have in common, and what they choose: bundles, engines, sequences, tracking, reports."""
+"""Options that commands have in common, and what they choose: bundles, engines, sequences, tracking, reports.
+
+What reads video is imported where it is needed: sttrack-doctor answers where OpenCV is broken or missing, too.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import math
 import shlex
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -17,11 +20,11 @@ from sttrack_deploy.engines.registry import BACKENDS, DEFAULT_BACKEND
 from sttrack_deploy.errors import UsageError, UserError
 from sttrack_deploy.files import check_file, check_folder, made_here
 from sttrack_deploy.output_file import check_outputs
-from sttrack_deploy.sequences.datasets import DATASETS
-from sttrack_deploy.sequences.datasets.locations import locate
-from sttrack_deploy.sequences.sequence import VideoSequence, select
 from sttrack_deploy.terminal.program import say
 from sttrack_deploy.verification.agreement import GATES
+
+if TYPE_CHECKING:
+    from sttrack_deploy.sequences.sequence import VideoSequence
 
 __all__ = [
     "FILE",
@@ -250,6 +253,8 @@ def emit_json(document: Any, path: Path | None) -> None:
 
 def data_options(function: F) -> F:
     """``--dataset NAME``, ``--data DIR``, ``--sequences GLOB`` and ``--partial``: which annotated sequences."""
+    from sttrack_deploy.sequences.datasets import DATASETS
+
     function = click.option(
         "--partial",
         is_flag=True,
@@ -282,6 +287,10 @@ def load_sequences(
     Raises:
         UserError: the data set is not there, not complete, or no sequence matches.
     """
+    from sttrack_deploy.sequences.datasets import DATASETS
+    from sttrack_deploy.sequences.datasets.locations import locate
+    from sttrack_deploy.sequences.sequence import select
+
     sequences = DATASETS[dataset].read(locate(dataset, data), partial)
     return select(sequences, pattern)
 
