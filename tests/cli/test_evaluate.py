@@ -2,36 +2,41 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from moving_square import RedTracker, write_bundle, write_sequence
 
 from sttrack_deploy.bundle import open_bundle
 from sttrack_deploy.cli import evaluate as command
 from sttrack_deploy.evaluation import evaluation as evaluation_module
 from sttrack_deploy.evaluation.protocols import PROTOCOLS
+from sttrack_deploy.geometry import Box
 from sttrack_deploy.runtime.tracker import Tracker
 
 RUN = "sttrack/red-square-onnxruntime/data"
 
 
 @pytest.fixture
-def bundle(tmp_path, monkeypatch):
+def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(evaluation_module, "BundleTracker", RedTracker)
     return write_bundle(tmp_path / "bundle")
 
 
 @pytest.fixture
-def data(tmp_path):
+def data(tmp_path: Path) -> Path:
     write_sequence(tmp_path / "data", "there", frames=10, video=True)
     write_sequence(tmp_path / "data", "gone", frames=12, absent=(5, 6, 7))
     return tmp_path / "data"
 
 
 @pytest.fixture
-def invoke(bundle, data):
-    def call(*options, folder=data, bundle=bundle):
+def invoke(bundle: Path, data: Path) -> Callable[..., Result]:
+    def call(*options: object, folder: Path = data, bundle: Path | None = bundle) -> Result:
         arguments = ["--data", folder, *options]
         if bundle is not None:
             arguments += ["--bundle", bundle]
@@ -40,7 +45,7 @@ def invoke(bundle, data):
     return call
 
 
-def test_table_overall_row_and_next_command(invoke, data, bundle):
+def test_table_overall_row_and_next_command(invoke: Callable[..., Result], data: Path, bundle: Path) -> None:
     result = invoke()
     assert result.exit_code == 0, result.output
     assert "protocol pytracking" in result.stderr
@@ -52,7 +57,7 @@ def test_table_overall_row_and_next_command(invoke, data, bundle):
     assert result.stdout == ""
 
 
-def test_json_to_standard_output_holds_everything(invoke, bundle):
+def test_json_to_standard_output_holds_everything(invoke: Callable[..., Result], bundle: Path) -> None:
     document = json.loads(invoke("--json", "-").stdout)
     graphs = open_bundle(bundle).manifest
     assert (document["schema"], document["dataset"], document["protocol"]) == (3, "data", "pytracking")
@@ -79,7 +84,7 @@ def test_json_to_standard_output_holds_everything(invoke, bundle):
     assert overall["fps_median"] > 0
 
 
-def test_every_protocol_scores_the_same_results(invoke):
+def test_every_protocol_scores_the_same_results(invoke: Callable[..., Result]) -> None:
     result = invoke("--json", "-", "--protocol", "official", "--protocol", "all")
     assert result.exit_code == 0, result.output
     document = json.loads(result.stdout)
@@ -89,12 +94,12 @@ def test_every_protocol_scores_the_same_results(invoke):
     assert "by protocol got10k: AO" in result.stderr
 
 
-def test_sequences_glob(invoke):
+def test_sequences_glob(invoke: Callable[..., Result]) -> None:
     document = json.loads(invoke("--json", "-", "--sequences", "th*").stdout)
     assert [s["name"] for s in document["trackers"][0]["sequences"]] == ["there"]
 
 
-def test_workers_change_nothing_but_the_times(invoke):
+def test_workers_change_nothing_but_the_times(invoke: Callable[..., Result]) -> None:
     alone = json.loads(invoke("--json", "-").stdout)
     result = invoke("--json", "-", "--workers", "2")
     assert result.exit_code == 0, result.output
@@ -108,10 +113,10 @@ def test_workers_change_nothing_but_the_times(invoke):
 class Counting:
     """Counts the sequences that are tracked."""
 
-    def __init__(self, monkeypatch, stop_at=None):
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, stop_at: int | None = None) -> None:
         init, self.count = Tracker.init, 0
 
-        def counted(tracker, frame, box):
+        def counted(tracker: Tracker, frame: npt.NDArray[np.uint8], box: Box) -> None:
             self.count += 1
             if self.count == stop_at:
                 raise KeyboardInterrupt
@@ -121,7 +126,7 @@ class Counting:
 
 
 class TestResultFiles:
-    def test_pytracking_layout_is_the_default(self, invoke, tmp_path):
+    def test_pytracking_layout_is_the_default(self, invoke: Callable[..., Result], tmp_path: Path) -> None:
         result = invoke("--json", tmp_path / "out" / "r.json", "--out", tmp_path / "boxes")
         assert result.exit_code == 0, result.output
         assert json.loads((tmp_path / "out" / "r.json").read_text())["trackers"][0]["planned"] == 2
@@ -135,7 +140,9 @@ class TestResultFiles:
         assert lines[0] == "20.00\t40.00\t24.00\t24.00"
         assert f"result files are in {tmp_path / 'boxes'}" in result.stderr
 
-    def test_a_second_run_tracks_nothing_and_says_the_same(self, invoke, tmp_path, monkeypatch):
+    def test_a_second_run_tracks_nothing_and_says_the_same(
+        self, invoke: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         first = json.loads(invoke("--json", "-", "--out", tmp_path / "o").stdout)
         counting = Counting(monkeypatch)
         result = invoke("--json", "-", "--out", tmp_path / "o")
@@ -147,7 +154,9 @@ class TestResultFiles:
             assert fps[2:] == pytest.approx(fps[:2], rel=1e-2)
             assert one == other
 
-    def test_restart_and_another_policy_run_again(self, invoke, tmp_path, monkeypatch):
+    def test_restart_and_another_policy_run_again(
+        self, invoke: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         invoke("--out", tmp_path / "o")
         counting = Counting(monkeypatch)
         invoke("--out", tmp_path / "o", "--restart")
@@ -159,7 +168,9 @@ class TestResultFiles:
         invoke("--out", tmp_path / "o", "--lost-below", "0.5", "--overwrite")
         assert counting.count == 4
 
-    def test_ctrl_c_keeps_what_is_done_and_the_next_run_goes_on(self, invoke, monkeypatch, tmp_path):
+    def test_ctrl_c_keeps_what_is_done_and_the_next_run_goes_on(
+        self, invoke: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
         Counting(monkeypatch, stop_at=2)
         result = invoke("--json", "-", "--out", tmp_path / "o")
         assert result.exit_code == 130
@@ -173,14 +184,16 @@ class TestResultFiles:
         assert counting.count == 1
         assert json.loads(result.stdout)["trackers"][0]["complete"] is True
 
-    def test_integer_boxes_lose_accuracy_and_say_so_in_the_files(self, invoke, tmp_path):
+    def test_integer_boxes_lose_accuracy_and_say_so_in_the_files(
+        self, invoke: Callable[..., Result], tmp_path: Path
+    ) -> None:
         whole = json.loads(invoke("--json", "-", "--integer-boxes", "--out", tmp_path / "o").stdout)
         exact = json.loads(invoke("--json", "-").stdout)
         assert (tmp_path / "o" / RUN / "gone.txt").read_text().splitlines()[0] == "20\t40\t24\t24"
         score = [d["trackers"][0]["protocols"]["pytracking"]["auc"] for d in (whole, exact)]
         assert score[0] != score[1]
 
-    def test_shards_merge_to_the_whole(self, invoke, tmp_path):
+    def test_shards_merge_to_the_whole(self, invoke: Callable[..., Result], tmp_path: Path) -> None:
         whole = json.loads(invoke("--json", "-").stdout)["trackers"][0]
         for part in (1, 2):
             result = invoke("--shard", f"{part}/2", "--out", tmp_path / f"part{part}")
@@ -198,13 +211,13 @@ class TestResultFiles:
         assert merged["protocols"] == whole["protocols"]
         assert merged["complete"] is True
 
-    def test_more_parts_than_sequences(self, invoke):
+    def test_more_parts_than_sequences(self, invoke: Callable[..., Result]) -> None:
         assert "fewer sequences than parts" in invoke("--shard", "3/3").stderr
 
 
 class TestOtherTrackers:
     @pytest.fixture
-    def peers(self, data, tmp_path):
+    def peers(self, data: Path, tmp_path: Path) -> Path:
         """``still`` never moves; ``short`` lacks a frame of one sequence."""
         for name in ("still", "short"):
             folder = tmp_path / "peers" / name / "data"
@@ -213,7 +226,9 @@ class TestOtherTrackers:
                 (folder / f"{sequence}.txt").write_text("20,40,24,24\n" * frames)
         return tmp_path / "peers"
 
-    def test_files_alone_are_scored_and_nothing_is_tracked(self, invoke, peers, monkeypatch):
+    def test_files_alone_are_scored_and_nothing_is_tracked(
+        self, invoke: Callable[..., Result], peers: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         counting = Counting(monkeypatch)
         result = invoke("--results", peers / "still", "--json", "-", bundle=None)
         assert result.exit_code == 0, result.output
@@ -223,7 +238,7 @@ class TestOtherTrackers:
         assert 0.1 < report["protocols"]["pytracking"]["auc"] < 0.7
         assert report["overall"]["presence_auroc"] is None
 
-    def test_beside_a_bundle(self, invoke, peers):
+    def test_beside_a_bundle(self, invoke: Callable[..., Result], peers: Path) -> None:
         result = invoke("--results", f"a peer={peers / 'still'}", "--json", "-")
         assert result.exit_code == 0, result.output
         document = json.loads(result.stdout)
@@ -231,23 +246,25 @@ class TestOtherTrackers:
         assert document["comparison"] is not None
         assert "a peer" in result.stderr
 
-    def test_a_file_of_the_wrong_length_fails_that_sequence(self, invoke, peers):
+    def test_a_file_of_the_wrong_length_fails_that_sequence(
+        self, invoke: Callable[..., Result], peers: Path
+    ) -> None:
         result = invoke("--results", peers / "short", "--json", "-", bundle=None)
         assert result.exit_code == 1
         assert "gone.txt has 11 boxes, but gone has 12 frames" in result.stderr
         assert [s["name"] for s in json.loads(result.stdout)["trackers"][0]["sequences"]] == ["there"]
 
-    def test_several_below_one_folder(self, invoke, peers):
+    def test_several_below_one_folder(self, invoke: Callable[..., Result], peers: Path) -> None:
         document = json.loads(invoke("--results", peers, "--json", "-", bundle=None).stdout)
         assert [t["label"] for t in document["trackers"]] == ["short", "still"]
 
     @pytest.mark.parametrize("results", ["x={}", "{}/none"])
-    def test_a_bad_name_for_results(self, invoke, peers, results):
+    def test_a_bad_name_for_results(self, invoke: Callable[..., Result], peers: Path, results: str) -> None:
         result = invoke("--results", results.format(peers), bundle=None)
         assert result.exit_code in (1, 2)
         assert result.stderr.startswith("error: ")
 
-    def test_html_and_plots(self, invoke, peers, tmp_path):
+    def test_html_and_plots(self, invoke: Callable[..., Result], peers: Path, tmp_path: Path) -> None:
         result = invoke(
             "--results", peers / "still", "--html", tmp_path / "r.html", "--plots", tmp_path / "plots"
         )
@@ -264,7 +281,9 @@ class TestOtherTrackers:
         assert again.exit_code == 0, again.output
 
     @pytest.mark.parametrize("option", ["--json", "--html", "--plots"])
-    def test_nothing_of_somebody_else_is_replaced(self, invoke, monkeypatch, tmp_path, option):
+    def test_nothing_of_somebody_else_is_replaced(
+        self, invoke: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, option: str
+    ) -> None:
         (tmp_path / "album").mkdir()
         mine = tmp_path / "album" / "holiday.png"
         mine.write_bytes(b"a photo")
@@ -276,7 +295,9 @@ class TestOtherTrackers:
         assert counting.count == 0
         assert mine.read_bytes() == b"a photo"
 
-    def test_without_matplotlib_it_ends_before_tracking(self, invoke, monkeypatch, tmp_path):
+    def test_without_matplotlib_it_ends_before_tracking(
+        self, invoke: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
         counting = Counting(monkeypatch)
         monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
         result = invoke("--html", tmp_path / "r.html")
@@ -285,7 +306,9 @@ class TestOtherTrackers:
         assert counting.count == 0
 
 
-def test_two_bundles_of_one_name_are_told_apart(invoke, bundle, tmp_path):
+def test_two_bundles_of_one_name_are_told_apart(
+    invoke: Callable[..., Result], bundle: Path, tmp_path: Path
+) -> None:
     shutil.copytree(bundle, tmp_path / "other")
     result = invoke("--bundle", tmp_path / "other", "--json", "-")
     assert result.exit_code == 0, result.output
@@ -293,11 +316,11 @@ def test_two_bundles_of_one_name_are_told_apart(invoke, bundle, tmp_path):
     assert sorted(labels) == ["red-square bundle (onnxruntime)", "red-square other (onnxruntime)"]
 
 
-def test_the_same_bundle_twice_is_refused(invoke, bundle):
+def test_the_same_bundle_twice_is_refused(invoke: Callable[..., Result], bundle: Path) -> None:
     assert invoke("--bundle", bundle).exit_code == 2
 
 
-def test_a_failed_sequence_is_named_and_the_others_go_on(invoke, data):
+def test_a_failed_sequence_is_named_and_the_others_go_on(invoke: Callable[..., Result], data: Path) -> None:
     (data / "gone.txt").write_text("20,40,24,24\n" * 3)
     result = invoke("--json", "-")
     assert result.exit_code == 1
@@ -310,7 +333,7 @@ def test_a_failed_sequence_is_named_and_the_others_go_on(invoke, data):
     assert report["failures"][0]["name"] == "gone"
 
 
-def test_nothing_but_failures(invoke, data):
+def test_nothing_but_failures(invoke: Callable[..., Result], data: Path) -> None:
     for name in ("gone", "there"):
         (data / f"{name}.txt").write_text("20,40,24,24\n")
     result = invoke("--json", "-")
@@ -326,7 +349,13 @@ def test_nothing_but_failures(invoke, data):
         (lambda _, bundle: (bundle / "manifest.json").unlink(), "is not a bundle"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_1(invoke, data, bundle, change, message):
+def test_bad_input_is_one_line_and_exit_code_1(
+    invoke: Callable[..., Result],
+    data: Path,
+    bundle: Path,
+    change: Callable[[Path, Path], object],
+    message: str,
+) -> None:
     change(data, bundle)
     result = invoke()
     assert result.exit_code == 1
@@ -335,20 +364,20 @@ def test_bad_input_is_one_line_and_exit_code_1(invoke, data, bundle, change, mes
     assert result.stderr.count("\n") == 1
 
 
-def test_results_that_cannot_be_written_end_the_run(invoke, tmp_path):
+def test_results_that_cannot_be_written_end_the_run(invoke: Callable[..., Result], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     result = invoke("--out", tmp_path / "file" / "boxes")
     assert result.exit_code == 1
     assert "cannot write" in result.stderr
 
 
-def test_no_data_says_how_to_give_it():
+def test_no_data_says_how_to_give_it() -> None:
     result = CliRunner().invoke(command.main, [], env={"STTRACK_DATA": "", "STTRACK_FOLDER": ""})
     assert result.exit_code in (1, 2)
     assert "--data" in result.stderr
 
 
-def test_write_config_once(tmp_path, monkeypatch):
+def test_write_config_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(command.main, ["--write-config"])
     assert result.exit_code == 0, result.output
@@ -359,13 +388,13 @@ def test_write_config_once(tmp_path, monkeypatch):
 class TestPack:
     """The checks are those of test_submission; here: the way to them."""
 
-    def call(self, *arguments):
+    def call(self, *arguments: object) -> Result:
         return CliRunner().invoke(command.main, ["pack", *(str(a) for a in arguments)])
 
-    def test_no_results(self, tmp_path):
+    def test_no_results(self, tmp_path: Path) -> None:
         result = self.call(tmp_path, "--format", "got10k", "--data", tmp_path)
         assert result.exit_code == 1
         assert result.stderr.startswith("error: ")
 
-    def test_a_format_is_needed(self, tmp_path):
+    def test_a_format_is_needed(self, tmp_path: Path) -> None:
         assert self.call(tmp_path).exit_code == 2

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from moving_square import RedTracker, write_bundle, write_sequence
 
 from sttrack_deploy.bundle import MANIFEST, open_bundle
@@ -17,21 +19,21 @@ RUN = "sttrack/red-square-onnxruntime/data"
 
 
 @pytest.fixture
-def bundle(tmp_path, monkeypatch):
+def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(evaluation_module, "BundleTracker", RedTracker)
     return write_bundle(tmp_path / "bundle")
 
 
 @pytest.fixture
-def data(tmp_path):
+def data(tmp_path: Path) -> Path:
     write_sequence(tmp_path / "data", "there", frames=10, video=True)
     write_sequence(tmp_path / "data", "gone", frames=12, absent=(5, 6, 7))
     return tmp_path / "data"
 
 
 @pytest.fixture
-def invoke(bundle, data):
-    def call(*options, folder=data, bundle=bundle):
+def invoke(bundle: Path, data: Path) -> Callable[..., Result]:
+    def call(*options: object, folder: Path = data, bundle: Path | None = bundle) -> Result:
         arguments = ["--data", folder, *options]
         if bundle is not None:
             arguments += ["--bundle", bundle]
@@ -40,7 +42,7 @@ def invoke(bundle, data):
     return call
 
 
-def test_lost_is_fitted_and_written_only_when_asked(invoke, bundle):
+def test_lost_is_fitted_and_written_only_when_asked(invoke: Callable[..., Result], bundle: Path) -> None:
     before = (bundle / MANIFEST).read_bytes()
     result = invoke("--fit-lost", "10%")
     assert result.exit_code == 0, result.output
@@ -70,19 +72,21 @@ def test_lost_is_fitted_and_written_only_when_asked(invoke, bundle):
         (["--fit-lost", "1%", "--shard", "1/2"], "one bundle on one engine"),
     ],
 )
-def test_lost_cannot_be_fitted_like_that(invoke, options, words):
+def test_lost_cannot_be_fitted_like_that(
+    invoke: Callable[..., Result], options: list[str], words: str
+) -> None:
     result = invoke(*options)
     assert result.exit_code == 2
     assert words in result.output
 
 
-def test_too_few_frames_to_tell_the_rate(invoke):
+def test_too_few_frames_to_tell_the_rate(invoke: Callable[..., Result]) -> None:
     result = invoke("--fit-lost", "0.1%")
     assert result.exit_code == 1
     assert "at least 1,000" in result.output
 
 
-def test_the_tracking_policy_can_be_changed_for_a_run(invoke):
+def test_the_tracking_policy_can_be_changed_for_a_run(invoke: Callable[..., Result]) -> None:
     options = ["--max-growth", 4, "--reliable-above", 0.5, "--frame-after", 9, "--no-recover"]
     options += ["--jump-penalty", 2, "--change-penalty", 1, "--size-smoothing", 0.2]
     (report,) = json.loads(invoke(*options, "--json", "-").stdout)["trackers"]

@@ -3,8 +3,10 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,6 +18,7 @@ from sttrack_deploy.evaluation.protocols import DEFAULT_PROTOCOL
 from sttrack_deploy.evaluation.report import score_run
 from sttrack_deploy.evaluation.results import (
     LAYOUTS,
+    Layout,
     ResultFolder,
     as_written,
     find_results,
@@ -40,7 +43,7 @@ def run_of(sequence: VideoSequence, shift: float = 1 / 3) -> TrackRun:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=list(LAYOUTS))
-def test_what_is_written_is_read_back_and_scores_the_same(layout, tmp_path):
+def test_what_is_written_is_read_back_and_scores_the_same(layout: Layout, tmp_path: Path) -> None:
     sequence = sequence_of()
     run = run_of(sequence)
     ResultFolder(tmp_path, layout, IDENTITY).write(run, sequence)
@@ -67,7 +70,7 @@ def test_what_is_written_is_read_back_and_scores_the_same(layout, tmp_path):
         ("trackingnet", {"a.txt"}, "20.00,40.00,24.00,24.00"),
     ],
 )
-def test_layouts_are_the_published_ones(name, files, first_line, tmp_path):
+def test_layouts_are_the_published_ones(name: str, files: set[str], first_line: str, tmp_path: Path) -> None:
     layout, sequence = LAYOUTS[name], sequence_of()
     ResultFolder(tmp_path, layout, IDENTITY).write(run_of(sequence), sequence)
     written = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file()}
@@ -79,7 +82,7 @@ def test_layouts_are_the_published_ones(name, files, first_line, tmp_path):
     assert layout.boxes_path(tmp_path, sequence).read_text().splitlines()[0] == first_line
 
 
-def test_a_toolkit_s_own_name_for_a_sequence(tmp_path):
+def test_a_toolkit_s_own_name_for_a_sequence(tmp_path: Path) -> None:
     sequence = dataclasses.replace(
         sequence_of("Jogging-1"), filed_as={"pytracking": "Jogging_1", "otb": "Jogging.1"}
     )
@@ -94,14 +97,14 @@ def test_a_toolkit_s_own_name_for_a_sequence(tmp_path):
         assert folder.finished(sequence) is not None
 
 
-def test_run_folders():
+def test_run_folders() -> None:
     root = Path("r")
     assert LAYOUTS["pytracking"].run_folder(root, "t", "p", "lasot") == root / "t" / "p" / "lasot"
     assert LAYOUTS["got10k"].run_folder(root, "t", "p", "got10k_val") == root / "t-p"
 
 
 @given(arrays(np.float64, (4, 4), elements=st.floats(-1e4, 1e4)))
-def test_writing_twice_changes_nothing(boxes):
+def test_writing_twice_changes_nothing(boxes: npt.NDArray[np.float64]) -> None:
     layout = LAYOUTS["pytracking"]
     once = as_written(TrackRun("a", boxes), layout)
     np.testing.assert_array_equal(as_written(once, layout).boxes, once.boxes)
@@ -109,38 +112,38 @@ def test_writing_twice_changes_nothing(boxes):
 
 
 @given(arrays(np.float64, (3, 4), elements=st.floats(0, 1e4)))
-def test_integer_boxes_are_truncated(boxes):
+def test_integer_boxes_are_truncated(boxes: npt.NDArray[np.float64]) -> None:
     layout = dataclasses.replace(LAYOUTS["pytracking"], decimals=0)
     np.testing.assert_array_equal(as_written(TrackRun("a", boxes), layout).boxes, np.floor(boxes))
 
 
 class TestResuming:
     @pytest.fixture
-    def folder(self, tmp_path):
+    def folder(self, tmp_path: Path) -> ResultFolder:
         folder = ResultFolder(tmp_path, LAYOUTS["pytracking"], IDENTITY)
         folder.write(run_of(sequence_of()), sequence_of())
         return folder
 
-    def test_a_finished_sequence_is_known_again(self, folder):
+    def test_a_finished_sequence_is_known_again(self, folder: ResultFolder) -> None:
         run = folder.finished(sequence_of())
         assert run is not None
         np.testing.assert_array_equal(run.boxes, as_written(run_of(sequence_of()), folder.layout).boxes)
 
-    def test_another_bundle_runs_again(self, folder):
+    def test_another_bundle_runs_again(self, folder: ResultFolder) -> None:
         other = dataclasses.replace(folder, identity={**IDENTITY, "search_sha256": "def"})
         assert other.finished(sequence_of()) is None
 
-    def test_another_first_box_or_length_runs_again(self, folder):
+    def test_another_first_box_or_length_runs_again(self, folder: ResultFolder) -> None:
         moved = dataclasses.replace(sequence_of(), truth=sequence_of().truth + 1)
         assert folder.finished(moved) is None
         assert folder.finished(sequence_of(frames=7)) is None
 
-    def test_other_decimals_run_again(self, folder):
+    def test_other_decimals_run_again(self, folder: ResultFolder) -> None:
         layout = dataclasses.replace(folder.layout, decimals=0)
         assert dataclasses.replace(folder, layout=layout).finished(sequence_of()) is None
 
     @pytest.mark.parametrize("damage", ["boxes", "record", "no record", "confidence", "no confidence"])
-    def test_damaged_files_run_again(self, folder, damage):
+    def test_damaged_files_run_again(self, folder: ResultFolder, damage: str) -> None:
         boxes, record = folder.folder / "a.txt", folder.folder / "a_run.json"
         confidence = folder.folder / "a_confidence.txt"
         if damage == "boxes":
@@ -155,7 +158,9 @@ class TestResuming:
             record.unlink()
         assert folder.finished(sequence_of()) is None
 
-    def test_an_interrupted_rewrite_does_not_pass_for_finished(self, folder, monkeypatch):
+    def test_an_interrupted_rewrite_does_not_pass_for_finished(
+        self, folder: ResultFolder, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """The old record must not vouch for new boxes."""
         monkeypatch.setattr("sttrack_deploy.evaluation.results.json.dumps", _killed)
         with pytest.raises(KeyboardInterrupt):
@@ -163,34 +168,34 @@ class TestResuming:
         monkeypatch.undo()
         assert folder.finished(sequence_of()) is None
 
-    def test_the_record_says_what_made_it(self, folder):
+    def test_the_record_says_what_made_it(self, folder: ResultFolder) -> None:
         record = json.loads((folder.folder / "a_run.json").read_text())
         assert record["identity"] == IDENTITY
         assert record["lost_frames"] == [3]
 
 
-def _killed(*_, **__):
+def _killed(*_: object, **__: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
 class TestReading:
     @pytest.mark.parametrize("delimiter", [",", "\t", " ", ", "])
-    def test_commas_tabs_and_spaces(self, delimiter, tmp_path):
+    def test_commas_tabs_and_spaces(self, delimiter: str, tmp_path: Path) -> None:
         (tmp_path / "a.txt").write_text(delimiter.join(["1", "2.5", "3e1", "4"]) + "\n")
         np.testing.assert_array_equal(read_boxes(tmp_path / "a.txt"), [[1, 2.5, 30, 4]])
 
     @pytest.mark.parametrize("line", ["1,2,3", "1,2,3,4,5", "1,2,x,4", ""])
-    def test_a_malformed_line_is_named(self, line, tmp_path):
+    def test_a_malformed_line_is_named(self, line: str, tmp_path: Path) -> None:
         (tmp_path / "a.txt").write_text(f"1,2,3,4\n{line}\n1,2,3,4\n")
         with pytest.raises(UserError, match="line 2 is not four numbers"):
             read_boxes(tmp_path / "a.txt")
 
-    def test_too_few_boxes(self, tmp_path):
+    def test_too_few_boxes(self, tmp_path: Path) -> None:
         (tmp_path / "a.txt").write_text("1,2,3,4\n")
         with pytest.raises(UserError, match="has 1 boxes, but a has 6 frames"):
             read_run(tmp_path, LAYOUTS["pytracking"], sequence_of())
 
-    def test_too_many_boxes_are_cut_as_pytracking_does_and_said(self, tmp_path):
+    def test_too_many_boxes_are_cut_as_pytracking_does_and_said(self, tmp_path: Path) -> None:
         np.savetxt(tmp_path / "a.txt", truth_of(9), delimiter="\t", fmt="%d")
         np.savetxt(tmp_path / "a_time.txt", np.arange(9.0))
         with pytest.raises(UserError, match="has 9 boxes, but a has 6 frames"):
@@ -213,14 +218,14 @@ class TestReading:
             [1, [2]],
         ],
     )
-    def test_a_ragged_record_says_nothing(self, record, tmp_path):
+    def test_a_ragged_record_says_nothing(self, record: object, tmp_path: Path) -> None:
         np.savetxt(tmp_path / "a.txt", truth_of(6))
         (tmp_path / "a_run.json").write_text(json.dumps(record))
         run = read_run(tmp_path, LAYOUTS["pytracking"], sequence_of())
         assert run.lost is None or not run.lost.any()
         assert np.isnan(run.wall)
 
-    def test_boxes_alone_are_enough(self, tmp_path):
+    def test_boxes_alone_are_enough(self, tmp_path: Path) -> None:
         np.savetxt(tmp_path / "a.txt", truth_of(6), delimiter="\t", fmt="%d")
         run = read_run(tmp_path, LAYOUTS["pytracking"], sequence_of())
         assert run.confidences is None
@@ -229,13 +234,13 @@ class TestReading:
         assert np.isnan(run.fps)
 
     @pytest.mark.parametrize("file", ["uav_a", "a"])
-    def test_names_of_the_toolkit_and_of_the_data_set(self, file, tmp_path):
+    def test_names_of_the_toolkit_and_of_the_data_set(self, file: str, tmp_path: Path) -> None:
         sequence = dataclasses.replace(sequence_of(), filed_as={"pytracking": "uav_a"})
         np.savetxt(tmp_path / f"{file}.txt", truth_of(6))
         assert list(find_results(tmp_path, [sequence], "uav123")) == [tmp_path.name]
         assert read_run(tmp_path, LAYOUTS["pytracking"], sequence).name == "a"
 
-    def test_times_that_do_not_fit_are_not_taken(self, tmp_path):
+    def test_times_that_do_not_fit_are_not_taken(self, tmp_path: Path) -> None:
         np.savetxt(tmp_path / "a.txt", truth_of(6))
         (tmp_path / "a_time.txt").write_text("0.1\n0.2\n")
         assert read_run(tmp_path, LAYOUTS["pytracking"], sequence_of()).times is None
@@ -247,28 +252,28 @@ class TestFinding:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("1,2,3,4\n")
 
-    def test_one_run_by_its_own_folder(self, tmp_path):
+    def test_one_run_by_its_own_folder(self, tmp_path: Path) -> None:
         self.put(tmp_path / "KCF")
         found = find_results(tmp_path / "KCF", [sequence_of()], "otb100")
         assert {label: (folder.name, layout.name) for label, (folder, layout) in found.items()} == {
             "KCF": ("KCF", "pytracking")
         }
 
-    def test_the_data_set_is_no_part_of_a_label(self, tmp_path):
+    def test_the_data_set_is_no_part_of_a_label(self, tmp_path: Path) -> None:
         self.put(tmp_path / "stark" / "baseline" / "lasot")
         self.put(tmp_path / "stark" / "baseline" / "uav123", "other.txt")
         self.put(tmp_path / "kcf" / "lasot")
         assert sorted(find_results(tmp_path, [sequence_of()], "lasot")) == ["kcf", "stark/baseline"]
         assert list(find_results(tmp_path / "kcf" / "lasot", [sequence_of()], "lasot")) == ["kcf"]
 
-    def test_layouts_are_told_apart(self, tmp_path):
+    def test_layouts_are_told_apart(self, tmp_path: Path) -> None:
         self.put(tmp_path / "x", "a/a_001.txt")
         self.put(tmp_path / "y", "a.txt")
         self.put(tmp_path / "y", "times/a_time.txt")
         found = find_results(tmp_path, [sequence_of()], "otb100")
         assert {label: layout.name for label, (_, layout) in found.items()} == {"x": "got10k", "y": "otb"}
 
-    def test_nothing_there_says_what_was_looked_for(self, tmp_path):
+    def test_nothing_there_says_what_was_looked_for(self, tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"holds no results for lasot: no a.txt \(or a/a_001.txt\)"):
             find_results(tmp_path, [sequence_of()], "lasot")
         with pytest.raises(UserError, match="does not exist"):

@@ -6,11 +6,16 @@ import math
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from hypothesis import settings
 from hypothesis import strategies as st
 
 from sttrack_deploy.evaluation.protocols import PROTOCOLS
+from sttrack_deploy.evaluation.protocols.base import Measured
 from sttrack_deploy.sequences.sequence import VideoSequence
+
+Track = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
+"""Prediction and truth."""
 
 NAN = [math.nan] * 4
 BOX = [1.0, 1.0, 10.0, 10.0]
@@ -22,20 +27,38 @@ few = settings(max_examples=30, deadline=None)
 some = settings(max_examples=60, deadline=None)
 
 
-def sequence(truth, dataset="folder", **flags) -> VideoSequence:
+def sequence(truth: npt.ArrayLike, dataset: str = "folder", **flags: npt.ArrayLike) -> VideoSequence:
     arrays = {name: np.array(values, bool) for name, values in flags.items()}
-    return VideoSequence("s", Path("s"), np.array(truth, float), dataset=dataset, **arrays)
+    absent, occluded = arrays.pop("absent", None), arrays.pop("occluded", None)
+    assert not arrays, f"there are no flags {list(arrays)}"
+    return VideoSequence(
+        "s", Path("s"), np.array(truth, float), dataset=dataset, absent=absent, occluded=occluded
+    )
 
 
-def measure(protocol, prediction, truth, dataset="folder", size=SIZE, **flags):
+def measure(
+    protocol: str,
+    prediction: npt.ArrayLike,
+    truth: npt.ArrayLike,
+    dataset: str = "folder",
+    size: tuple[int, int] | None = SIZE,
+    **flags: npt.ArrayLike,
+) -> Measured:
     return PROTOCOLS[protocol].measure(np.array(prediction, float), sequence(truth, dataset, **flags), size)
 
 
-def score(protocol, prediction, truth, dataset="folder", size=SIZE, **flags):
+def score(
+    protocol: str,
+    prediction: npt.ArrayLike,
+    truth: npt.ArrayLike,
+    dataset: str = "folder",
+    size: tuple[int, int] | None = SIZE,
+    **flags: npt.ArrayLike,
+) -> dict[str, float]:
     return PROTOCOLS[protocol].score(measure(protocol, prediction, truth, dataset, size, **flags))
 
 
-def _track(box):
+def _track(box: st.SearchStrategy[tuple[float, float, float, float]]) -> st.SearchStrategy[Track]:
     pairs = st.lists(st.tuples(box, box), min_size=1, max_size=12)
     return pairs.map(lambda rows: (np.array([p for p, _ in rows]), np.array([t for _, t in rows])))
 

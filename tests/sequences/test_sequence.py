@@ -19,17 +19,17 @@ from sttrack_deploy.sequences.sequence import (
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path: Path) -> Path:
     write_sequence(tmp_path, "b_images", frames=12, absent=(3,))
     write_sequence(tmp_path, "a_video", video=True)
     return tmp_path
 
 
-def test_frames_of_videos_and_image_folders(folder):
+def test_frames_of_videos_and_image_folders(folder: Path) -> None:
     assert [len(list(frames_of(s))) for s in read_folder(folder)] == [8, 12]
 
 
-def test_images_come_in_natural_order(folder):
+def test_images_come_in_natural_order(folder: Path) -> None:
     # 10.png after 9.png: the square moves right all the time.
     frames = list(frames_of(read_folder(folder)[1]))
     lefts = [np.nonzero(f[:, :, 2] > 200)[1].min() for n, f in enumerate(frames) if n != 3]
@@ -47,17 +47,17 @@ def test_images_come_in_natural_order(folder):
         ("*_[vw]*", ["a_video"]),
     ],
 )
-def test_select(folder, pattern, names):
+def test_select(folder: Path, pattern: str | None, names: list[str]) -> None:
     assert [s.name for s in select(read_folder(folder), pattern)] == names
 
 
-def test_select_of_nothing_names_what_there_is(folder):
+def test_select_of_nothing_names_what_there_is(folder: Path) -> None:
     with pytest.raises(UserError, match=r"no sequence matches 'x\*'; there are 2: a_video, b_images"):
         select(read_folder(folder), "x*")
 
 
 @pytest.mark.parametrize("lines", [6, 9])
-def test_frame_count_unlike_the_truth_gives_both_counts(folder, lines):
+def test_frame_count_unlike_the_truth_gives_both_counts(folder: Path, lines: int) -> None:
     for name in ("a_video", "b_images"):
         (folder / f"{name}.txt").write_text("1,2,3,4\n" * lines)
     for sequence, frames in zip(read_folder(folder), (8, 12), strict=True):
@@ -65,13 +65,13 @@ def test_frame_count_unlike_the_truth_gives_both_counts(folder, lines):
             list(frames_of(sequence))
 
 
-def test_a_damaged_video_is_named(folder):
+def test_a_damaged_video_is_named(folder: Path) -> None:
     (folder / "a_video.mp4").write_bytes(b"not a video")
     with pytest.raises(UserError, match=r"a_video\.mp4 cannot be read as a video"):
         list(frames_of(read_folder(folder)[0]))
 
 
-def test_a_damaged_image_is_named(folder):
+def test_a_damaged_image_is_named(folder: Path) -> None:
     (folder / "b_images" / "4.png").write_bytes(b"not an image")
     with pytest.raises(UserError, match=r"4\.png cannot be read as an image"):
         list(frames_of(read_folder(folder)[1]))
@@ -81,7 +81,7 @@ def numbered(folder: Path, pattern: str, first: int, frames: int) -> VideoSequen
     return VideoSequence("a", folder, np.ones((frames, 4)), numbering=Numbering(pattern, first))
 
 
-def test_a_run_of_numbered_images(folder):
+def test_a_run_of_numbered_images(folder: Path) -> None:
     images = folder / "b_images"
     run = list(frames_of(numbered(images, "%d.png", 4, 3)))
     everything = list(frames_of(read_folder(folder)[1]))
@@ -90,16 +90,16 @@ def test_a_run_of_numbered_images(folder):
         np.testing.assert_array_equal(frame, expected)
 
 
-def test_a_numbered_image_that_is_not_there_is_named(folder):
+def test_a_numbered_image_that_is_not_there_is_named(folder: Path) -> None:
     with pytest.raises(UserError, match=r"cannot read the image .*12\.png: No such file"):
         list(frames_of(numbered(folder / "b_images", "%d.png", 10, 3)))
 
 
-def test_image_size(folder):
+def test_image_size(folder: Path) -> None:
     assert {image_size(s) for s in read_folder(folder)} == {(WIDTH, HEIGHT)}
 
 
-def test_visible_where_neither_absent_nor_occluded():
+def test_visible_where_neither_absent_nor_occluded() -> None:
     truth = np.ones((3, 4))
     flags = np.array([True, False, False])
     assert VideoSequence("a", Path(), truth).visible is None
@@ -108,6 +108,6 @@ def test_visible_where_neither_absent_nor_occluded():
     assert both.visible.tolist() == [False, True, False]
 
 
-def test_usable_truth():
+def test_usable_truth() -> None:
     truth = np.array([[0.0, 0, 1, 1], [0, 0, 0, 1], [np.nan] * 4, [0, 0, 1, np.inf]])
     assert usable_truth(truth).tolist() == [True, False, False, False]

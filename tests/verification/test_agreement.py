@@ -25,7 +25,7 @@ def run(shift: float = 0.0, since: int = 1, name: str = "a") -> TrackRun:
     return TrackRun(name, boxes)
 
 
-def agreement(subject: TrackRun):
+def agreement(subject: TrackRun) -> Agreement:
     return agree([VideoSequence("a", Path("a"), truth())], [run()], [subject])
 
 

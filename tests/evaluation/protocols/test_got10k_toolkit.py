@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import pytest
-from protocol_tracks import sequence
+from protocol_tracks import Track, sequence
 
 from sttrack_deploy.evaluation.protocols import PROTOCOLS
 
@@ -20,7 +24,7 @@ SIZE = (420, 300)
 """Smaller than where the tracks go."""
 
 
-def wander(seed, frames=60):
+def wander(seed: int, frames: int = 60) -> Track:
     """A truth that drifts through the image and out of it, and a prediction beside it; three decimals."""
     random = np.random.default_rng(seed)
     corner = random.uniform(-20, 400, 2) + np.cumsum(random.normal(0, 12, (frames, 2)), axis=0)
@@ -33,11 +37,13 @@ def wander(seed, frames=60):
 
 
 @pytest.fixture(scope="module")
-def several():
+def several() -> list[Track]:
     return [wander(seed) for seed in range(12)]
 
 
-def compare(experiment, scores, keys, monkeypatch):
+def compare(
+    experiment: Any, scores: dict[str, float], keys: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> Any:
     monkeypatch.setattr(experiment, "plot_curves", lambda *_: None)
     overall = experiment.report([TRACKER])[TRACKER]["overall"]
     for mine, theirs in keys.items():
@@ -45,7 +51,9 @@ def compare(experiment, scores, keys, monkeypatch):
     return overall
 
 
-def test_got10k_val_scores_as_in_the_toolkit(several, tmp_path, monkeypatch):
+def test_got10k_val_scores_as_in_the_toolkit(
+    several: list[Track], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     names, measured = [], []
     for index, (prediction, truth) in enumerate(several):
         name = f"GOT-10k_Val_{index:06d}"
@@ -77,14 +85,14 @@ def test_got10k_val_scores_as_in_the_toolkit(several, tmp_path, monkeypatch):
 class Listed:
     """What the experiments read of a data set."""
 
-    def __init__(self, truths):
+    def __init__(self, truths: list[npt.NDArray[np.float64]]) -> None:
         self.seq_names = [str(index) for index in range(len(truths))]
         self.truths = truths
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.truths)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> tuple[list[str], npt.NDArray[np.float64]]:
         return [], self.truths[index].copy()
 
 
@@ -92,7 +100,14 @@ class Listed:
     ("experiment", "dataset", "holes"),
     [("ExperimentOTB", "otb100", False), ("ExperimentUAV123", "uav123", True)],
 )
-def test_other_data_sets_score_as_in_the_toolkit(experiment, dataset, holes, several, tmp_path, monkeypatch):
+def test_other_data_sets_score_as_in_the_toolkit(
+    experiment: str,
+    dataset: str,
+    holes: bool,
+    several: list[Track],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     truths, measured = [], []
     (tmp_path / "results" / TRACKER).mkdir(parents=True)
     for index, (prediction, complete) in enumerate(several):

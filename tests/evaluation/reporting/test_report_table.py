@@ -26,7 +26,7 @@ def printed(table_of: Report, width: int) -> str:
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])
-def test_no_word_is_cut_and_the_headline_stays(width):
+def test_no_word_is_cut_and_the_headline_stays(width: int) -> None:
     text = printed(report("tinytlp_motorcyclechase"), width)
     assert "…" not in text
     assert "tinytlp_motorcyclechase" in text
@@ -36,7 +36,7 @@ def test_no_word_is_cut_and_the_headline_stays(width):
     assert ("e2e" in text) == (width == 120)
 
 
-def test_other_protocols_are_named_below():
+def test_other_protocols_are_named_below() -> None:
     both = (DEFAULT_PROTOCOL, PROTOCOLS["trackingnet"])
     sequence = VideoSequence("a", Path("x"), truth_of(5))
     scored = score_run(TrackRun("a", sequence.truth), sequence, both)

@@ -20,12 +20,12 @@ numbers = st.floats(-1e6, 1e6, allow_nan=False)
     st.sampled_from([",", "\t", " ", ", ", " ,\t"]),
     st.sampled_from(["", " ", "\t", "\r"]),
 )
-def test_a_box_comes_back_from_any_delimiter(values, delimiter, end):
+def test_a_box_comes_back_from_any_delimiter(values: list[float], delimiter: str, end: str) -> None:
     assert parse_box(delimiter.join(map(repr, values)) + end, "here") == values
 
 
 @given(st.text(max_size=30))
-def test_a_line_is_a_box_or_a_named_mistake(line):
+def test_a_line_is_a_box_or_a_named_mistake(line: str) -> None:
     try:
         box, mistake = parse_box(line, "a.txt, line 7"), ""
     except UserError as error:
@@ -37,11 +37,11 @@ def test_a_line_is_a_box_or_a_named_mistake(line):
         assert mistake.startswith("a.txt, line 7 ")
 
 
-def test_absent_in_either_case():
+def test_absent_in_either_case() -> None:
     assert all(map(math.isnan, parse_box("NaN,NaN,NaN,NaN", "here")))
 
 
-def test_boxes(tmp_path: Path):
+def test_boxes(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("1,2,3,4\n1\t2\t3\t0\nnan nan nan nan\n\n")
     np.testing.assert_array_equal(read_boxes(path), [[1, 2, 3, 4], [1, 2, 3, 0], [math.nan] * 4])
@@ -50,7 +50,7 @@ def test_boxes(tmp_path: Path):
         read_boxes(path, frames=4)
 
 
-def test_the_first_frame_kept_is_where_tracking_starts(tmp_path: Path):
+def test_the_first_frame_kept_is_where_tracking_starts(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("0,0,0,0\n" + boxes(2))
     assert len(read_boxes(path, skip=1)) == 2
@@ -61,7 +61,7 @@ def test_the_first_frame_kept_is_where_tracking_starts(tmp_path: Path):
         read_boxes(path, skip=1)
 
 
-def test_unreadable(tmp_path: Path):
+def test_unreadable(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"cannot read .*a\.txt"):
         read_boxes(tmp_path / "a.txt")
     (tmp_path / "a.txt").write_bytes(b"\xff\xfe\x00")
@@ -72,7 +72,9 @@ def test_unreadable(tmp_path: Path):
 @given(
     flags=st.lists(st.integers(0, 8), min_size=1, max_size=20), separator=st.sampled_from([",", "\n", ", "])
 )
-def test_flags_in_one_line_or_one_a_line(tmp_path_factory, flags, separator):
+def test_flags_in_one_line_or_one_a_line(
+    tmp_path_factory: pytest.TempPathFactory, flags: list[int], separator: str
+) -> None:
     path = tmp_path_factory.mktemp("flags") / "a.label"
     path.write_text(separator.join(map(str, flags)) + "\n")
     assert read_flags(path, len(flags)).tolist() == flags
@@ -88,13 +90,13 @@ def test_flags_in_one_line_or_one_a_line(tmp_path_factory, flags, separator):
         ("-1,0", "the flag of frame 1 is not a whole number"),
     ],
 )
-def test_malformed_flags(tmp_path: Path, text, message):
+def test_malformed_flags(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "a.label").write_text(text)
     with pytest.raises(UserError, match=message):
         read_flags(tmp_path / "a.label", 2)
 
 
-def test_where_only_the_first_box_is_published():
+def test_where_only_the_first_box_is_published() -> None:
     truth, scorable = spread_start(np.array([[1.0, 2, 3, 4]]), 3, Path("a.txt"))
     np.testing.assert_array_equal(truth, [[1, 2, 3, 4], [math.nan] * 4, [math.nan] * 4])
     assert not scorable

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from sttrack_deploy.sequences.datasets.folder import read_folder
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path: Path) -> Path:
     write_images(tmp_path / "b_images", "%d.png", range(12))
     write_text(tmp_path / "b_images.txt", boxes(3) + "nan,nan,nan,nan\n" + boxes(8))
     (tmp_path / "a_video.mp4").write_bytes(b"")
@@ -19,7 +20,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_reads_videos_and_image_folders_sorted_by_name(folder):
+def test_reads_videos_and_image_folders_sorted_by_name(folder: Path) -> None:
     video, images = read_folder(folder)
     assert (video.name, video.source) == ("a_video", folder / "a_video.mp4")
     assert (images.name, images.source) == ("b_images", folder / "b_images")
@@ -31,7 +32,7 @@ def test_reads_videos_and_image_folders_sorted_by_name(folder):
     }
 
 
-def test_other_hidden_and_unlabelled_files_are_left_aside(folder):
+def test_other_hidden_and_unlabelled_files_are_left_aside(folder: Path) -> None:
     (folder / "MANIFEST.json").write_text("{}")
     (folder / ".notes.txt").write_text("no boxes")
     (folder / "._a_video.mp4").write_text("")
@@ -40,17 +41,17 @@ def test_other_hidden_and_unlabelled_files_are_left_aside(folder):
     assert [s.name for s in read_folder(folder)] == ["a_video", "b_images"]
 
 
-def test_missing_folder(tmp_path):
+def test_missing_folder(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nowhere does not exist; .*--data DIR"):
         read_folder(tmp_path / "nowhere")
 
 
-def test_file_instead_of_a_folder(folder):
+def test_file_instead_of_a_folder(folder: Path) -> None:
     with pytest.raises(UserError, match="is not a folder"):
         read_folder(folder / "a_video.mp4")
 
 
-def test_no_sequences(tmp_path):
+def test_no_sequences(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"holds no sequence: no <name>\.txt"):
         read_folder(tmp_path)
     (tmp_path / "a.mp4").write_bytes(b"")
@@ -58,13 +59,13 @@ def test_no_sequences(tmp_path):
         read_folder(tmp_path)
 
 
-def test_text_without_video(folder):
+def test_text_without_video(folder: Path) -> None:
     (folder / "c.txt").write_text("1,2,3,4\n")
     with pytest.raises(UserError, match=r"c\.txt has no video beside it: there is no c\.mp4"):
         read_folder(folder)
 
 
-def test_two_videos_of_one_name(folder):
+def test_two_videos_of_one_name(folder: Path) -> None:
     (folder / "a_video.avi").write_bytes(b"")
     with pytest.raises(UserError, match=r"both a_video\.avi and a_video\.mp4 belong to"):
         read_folder(folder)
@@ -84,13 +85,13 @@ def test_two_videos_of_one_name(folder):
         ("", "is empty"),
     ],
 )
-def test_malformed_truth(folder, text, message):
+def test_malformed_truth(folder: Path, text: str, message: str) -> None:
     (folder / "a_video.txt").write_text(text)
     with pytest.raises(UserError, match=message):
         read_folder(folder)
 
 
-def test_a_part_goes_without_texts_that_lack_their_video(folder):
+def test_a_part_goes_without_texts_that_lack_their_video(folder: Path) -> None:
     write_text(folder / "c.txt", boxes(1))
     assert [s.name for s in read_folder(folder, partial=True)] == ["a_video", "b_images"]
     (folder / "a_video.avi").write_bytes(b"")

@@ -31,7 +31,7 @@ def write_all(root: Path, table: str) -> None:
             (folder / f"{file}.txt").write_text(text)
 
 
-def test_the_test_split(tmp_path):
+def test_the_test_split(tmp_path: Path) -> None:
     write_all(tmp_path, "lasot")
     shutil.copytree(tmp_path / "airplane" / "airplane-1", tmp_path / "airplane" / "airplane-2")  # of training
     sequences = read_lasot(tmp_path)
@@ -41,7 +41,7 @@ def test_the_test_split(tmp_path):
     assert {s.dataset for s in sequences} == {"lasot"}
 
 
-def test_the_extension(tmp_path):
+def test_the_extension(tmp_path: Path) -> None:
     write_all(tmp_path, "lasot_ext")
     sequences = read_lasot_ext(tmp_path)
     assert len(sequences) == 150
@@ -50,7 +50,7 @@ def test_the_extension(tmp_path):
 
 
 @pytest.mark.parametrize("flat", [False, True])
-def test_truth_flags_and_frames(tmp_path, flat):
+def test_truth_flags_and_frames(tmp_path: Path, flat: bool) -> None:
     folder = write_sequence(tmp_path, "boat-3", frames=4, flat=flat)
     (folder / "groundtruth.txt").write_text("367,101,41,16\n366,102,41,16\n0,0,0,0\n1,2,3,4\n")
     (folder / "full_occlusion.txt").write_text("0,1,0,0\n")
@@ -64,7 +64,7 @@ def test_truth_flags_and_frames(tmp_path, flat):
     assert [level(frame) for frame in frames_of(sequence)] == [1, 2, 3, 4]
 
 
-def test_missing_sequences_are_named(tmp_path):
+def test_missing_sequences_are_named(tmp_path: Path) -> None:
     write_all(tmp_path, "lasot")
     shutil.rmtree(tmp_path / "airplane" / "airplane-9")
     (tmp_path / "bear" / "bear-2" / "groundtruth.txt").write_text("1,1,5,5\n1,1,5,5\n")  # half its images
@@ -81,7 +81,7 @@ def test_missing_sequences_are_named(tmp_path):
     assert len(read_lasot(tmp_path, partial=True)) == 276
 
 
-def test_nothing_there(tmp_path):
+def test_nothing_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"LaSOT: .*nowhere does not exist; give a folder with <class>/"):
         read_lasot(tmp_path / "nowhere")
     for partial in (False, True):
@@ -103,13 +103,13 @@ def test_nothing_there(tmp_path):
         ("out_of_view.txt", "0,?,0", r"out_of_view\.txt: the flag of frame 2 is not a whole number"),
     ],
 )
-def test_malformed_is_an_error_even_of_a_part(tmp_path, file, text, message):
+def test_malformed_is_an_error_even_of_a_part(tmp_path: Path, file: str, text: str, message: str) -> None:
     (write_sequence(tmp_path, "cup-4") / file).write_text(text)
     with pytest.raises(UserError, match=message):
         read_lasot(tmp_path, partial=True)
 
 
-def test_more_images_than_annotations_are_let_be(tmp_path):
+def test_more_images_than_annotations_are_let_be(tmp_path: Path) -> None:
     # Some copies of airplane-15 have 4501 images for 4500 boxes.
     folder = write_sequence(tmp_path, "airplane-15")
     write_images(folder / "img", "%08d.jpg", [4])

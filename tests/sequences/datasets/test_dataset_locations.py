@@ -3,6 +3,8 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -17,7 +19,7 @@ else:
 
 
 @pytest.fixture(autouse=True)
-def nowhere_else(tmp_path, monkeypatch):
+def nowhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No environment, no user's configuration, an empty current folder."""
     for name in [name for name in os.environ if name.startswith("STTRACK_")]:
         monkeypatch.delenv(name)
@@ -27,21 +29,23 @@ def nowhere_else(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def place(tmp_path):
-    def make(name: str):
+def place(tmp_path: Path) -> Callable[[str], Path]:
+    def make(name: str) -> Path:
         (tmp_path / name).mkdir(parents=True)
         return tmp_path / name
 
     return make
 
 
-def configure(path, text):
+def configure(path: Path, text: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     return path
 
 
-def test_the_first_that_says_anything(tmp_path, place, monkeypatch):
+def test_the_first_that_says_anything(
+    tmp_path: Path, place: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     home = tmp_path / "config" / "sttrack-deploy" / "datasets.toml"
     steps = [place(f"{step}/lasot") for step in ("a", "b", "c", "d", "e", "f", "g")]
     configure(home, f"[datasets]\ndata = '{steps[0].parent}'\n")
@@ -74,7 +78,9 @@ def test_the_first_that_says_anything(tmp_path, place, monkeypatch):
         ("vot", "vot"),
     ],
 )
-def test_a_parent_is_as_good_as_the_folder(place, monkeypatch, name, subfolder):
+def test_a_parent_is_as_good_as_the_folder(
+    place: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, name: str, subfolder: str
+) -> None:
     folder = place(f"data/{subfolder}")
     assert locate(name, folder) == folder
     assert locate(name, folder.parent) == folder
@@ -82,14 +88,18 @@ def test_a_parent_is_as_good_as_the_folder(place, monkeypatch, name, subfolder):
     assert locate(name, None) == folder
 
 
-def test_a_parent_without_it_leaves_the_rest_to_say(tmp_path, place, monkeypatch):
+def test_a_parent_without_it_leaves_the_rest_to_say(
+    tmp_path: Path, place: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("STTRACK_DATA", str(place("data")))
     folder = place("elsewhere")
     configure(tmp_path / "here" / "sttrack-datasets.toml", "[datasets]\nuav123 = '../elsewhere'\n")
     assert locate("uav123", None).resolve() == folder
 
 
-def test_home_and_relative_paths(tmp_path, place, monkeypatch):
+def test_home_and_relative_paths(
+    tmp_path: Path, place: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     folder = place("mine")
@@ -103,7 +113,7 @@ def test_home_and_relative_paths(tmp_path, place, monkeypatch):
     assert config_path() == tmp_path / ".config" / "sttrack-deploy" / "datasets.toml"
 
 
-def test_nothing_says(tmp_path, place, monkeypatch):
+def test_nothing_says(tmp_path: Path, place: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError) as caught:
         locate("lasot", None)
     message = str(caught.value)
@@ -121,7 +131,9 @@ def test_nothing_says(tmp_path, place, monkeypatch):
         locate("lasot", None)
 
 
-def test_the_plain_folder_has_no_usual_place(place, monkeypatch):
+def test_the_plain_folder_has_no_usual_place(
+    place: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("STTRACK_DATA", str(place("data/folder").parent))
     with pytest.raises(
         UserError, match=r"where is the plain folder\? STTRACK_FOLDER is not set, there is no"
@@ -132,7 +144,9 @@ def test_the_plain_folder_has_no_usual_place(place, monkeypatch):
 
 
 @pytest.mark.parametrize("variable", ["STTRACK_LASOT", "STTRACK_DATA"])
-def test_a_variable_that_points_nowhere(tmp_path, monkeypatch, variable):
+def test_a_variable_that_points_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
     monkeypatch.setenv(variable, str(tmp_path / "gone"))
     with pytest.raises(
         UserError, match=rf"{variable}=.*gone does not exist; it must be a folder with <class>"
@@ -140,7 +154,7 @@ def test_a_variable_that_points_nowhere(tmp_path, monkeypatch, variable):
         locate("lasot", None)
 
 
-def test_given_nowhere_or_a_file(tmp_path):
+def test_given_nowhere_or_a_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"the data folder .*gone does not exist; it must be a folder with"):
         locate("lasot", tmp_path / "gone")
     (tmp_path / "file").write_text("")
@@ -163,19 +177,19 @@ def test_given_nowhere_or_a_file(tmp_path):
         ("[datasets]\ndata = 'gone'\n", r"says data = '.*gone', which does not exist; it must be a folder"),
     ],
 )
-def test_a_wrong_configuration(tmp_path, text, message):
+def test_a_wrong_configuration(tmp_path: Path, text: str, message: str) -> None:
     configure(tmp_path / "here" / "sttrack-datasets.toml", text)
     with pytest.raises(UserError, match=message):
         locate("lasot", None)
 
 
-def test_a_named_configuration_must_be_there(tmp_path, monkeypatch):
+def test_a_named_configuration_must_be_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STTRACK_DATASETS", str(tmp_path / "gone.toml"))
     with pytest.raises(UserError, match=r"STTRACK_DATASETS names .*gone\.toml, which is not a file"):
         locate("lasot", None)
 
 
-def test_the_template(tmp_path, place):
+def test_the_template(tmp_path: Path, place: Callable[[str], Path]) -> None:
     path = tmp_path / "config" / "new" / "datasets.toml"
     write_config(path)
     text = path.read_text()
@@ -189,7 +203,7 @@ def test_the_template(tmp_path, place):
     assert path.read_text() == text
 
 
-def test_the_template_cannot_be_written(tmp_path):
+def test_the_template_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write"):
         write_config(tmp_path / "file" / "datasets.toml")

@@ -22,27 +22,27 @@ COUNTS = {
 @pytest.mark.parametrize(
     ("name", "rows"), [("lasot", 280), ("lasot_ext", 150), ("uav123", 123), ("otb100", 100)]
 )
-def test_every_sequence_once(name, rows):
+def test_every_sequence_once(name: str, rows: int) -> None:
     path = Path(package.__file__).parent / "tables" / f"{name}.csv"
     assert len(path.read_text().splitlines()) == 1 + rows
     assert len(published_table(name)) == rows
 
 
 @pytest.mark.parametrize("name", COUNTS)
-def test_attributes_add_up(name):
+def test_attributes_add_up(name: str) -> None:
     found = Counter(attribute for row in published_table(name).values() for attribute in attributes_of(row))
     words = COUNTS[name].split()
     assert found == dict(zip(words[::2], map(int, words[1::2]), strict=True))
 
 
 @pytest.mark.parametrize("name", ["lasot", "lasot_ext"])
-def test_lasot_has_as_many_of_each_class(name):
+def test_lasot_has_as_many_of_each_class(name: str) -> None:
     classes = Counter(sequence.rpartition("-")[0] for sequence in published_table(name))
     assert set(classes.values()) == ({4} if name == "lasot" else {10})
     assert len(classes) == (70 if name == "lasot" else 15)
 
 
-def test_uav123_ranges_stay_in_order():
+def test_uav123_ranges_stay_in_order() -> None:
     ends: dict[str, int] = {}
     for row in published_table("uav123").values():
         first, last = int(row["first"]), int(row["last"])
@@ -51,14 +51,14 @@ def test_uav123_ranges_stay_in_order():
     assert len(ends) == 91
 
 
-def test_otb_attributes_are_known():
+def test_otb_attributes_are_known() -> None:
     known = {"IV", "SV", "OCC", "DEF", "MB", "FM", "IPR", "OPR", "OV", "BC", "LR"}
     for name, row in published_table("otb100").items():
         assert set(attributes_of(row)) <= known, name
         assert attributes_of(row), name
 
 
-def test_readers_are_registered_under_their_names():
+def test_readers_are_registered_under_their_names() -> None:
     assert [reader.name for reader in DATASETS.values()] == list(DATASETS)
     for reader in DATASETS.values():
         assert reader.variable == f"STTRACK_{reader.name.upper()}"
@@ -68,7 +68,7 @@ def test_readers_are_registered_under_their_names():
 
 
 @pytest.mark.parametrize("name", DATASETS)
-def test_every_reader_names_a_missing_or_empty_folder(name, tmp_path):
+def test_every_reader_names_a_missing_or_empty_folder(name: str, tmp_path: Path) -> None:
     for root in (tmp_path / "nowhere", tmp_path):
         for partial in (False, True):
             with pytest.raises(UserError, match=re.escape(str(root))):

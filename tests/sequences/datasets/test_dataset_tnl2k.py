@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from miniatures import boxes, level, write_image, write_text
 
@@ -15,7 +17,7 @@ NAMINGS = {
 
 
 @pytest.mark.parametrize("folder", ["", "test"])
-def test_any_image_naming(tmp_path, folder):
+def test_any_image_naming(tmp_path: Path, folder: str) -> None:
     for name, pattern in NAMINGS.items():
         for number in range(8, 12):
             write_image(tmp_path / folder / name / "imgs" / (pattern % number), number)
@@ -30,7 +32,7 @@ def test_any_image_naming(tmp_path, folder):
         assert [level(frame) for frame in frames_of(sequence)] == [8, 9, 10, 11]
 
 
-def test_half_extracted(tmp_path):
+def test_half_extracted(tmp_path: Path) -> None:
     write_image(tmp_path / "a" / "imgs" / "1.jpg")
     write_text(tmp_path / "a" / "groundtruth.txt", boxes(1))
     write_image(tmp_path / "b" / "imgs" / "1.jpg")
@@ -42,7 +44,7 @@ def test_half_extracted(tmp_path):
     assert [s.name for s in read_tnl2k(tmp_path, partial=True)] == ["a"]
 
 
-def test_nothing_there(tmp_path):
+def test_nothing_there(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"TNL2K test at .* holds no sequence; it must be a folder with <sequence>/"
     ):

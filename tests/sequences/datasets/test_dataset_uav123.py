@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from miniatures import boxes, level, write_image, write_text
@@ -10,7 +12,7 @@ from sttrack_deploy.sequences.datasets.uav123 import read_uav123
 from sttrack_deploy.sequences.sequence import frames_of
 
 
-def write_sequence(root, name):
+def write_sequence(root: Path, name: str) -> None:
     row = published_table("uav123")[name]
     first, last = int(row["first"]), int(row["last"])
     write_text(root / "anno" / "UAV123" / f"{name}.txt", boxes(last - first + 1, first))
@@ -18,7 +20,7 @@ def write_sequence(root, name):
         write_image(root / "data_seq" / "UAV123" / row["folder"] / f"{number:06d}.jpg", number % 256)
 
 
-def test_ranges_of_one_folder(tmp_path):
+def test_ranges_of_one_folder(tmp_path: Path) -> None:
     # car1_1 is 1..751, car1_2 is 751..1627: the image they share is in both.
     for name in ("car1_1", "car1_2"):
         write_sequence(tmp_path, name)
@@ -32,7 +34,7 @@ def test_ranges_of_one_folder(tmp_path):
     assert (second.dataset, second.absent, second.occluded) == ("uav123", None, None)
 
 
-def test_nan_where_out_of_view(tmp_path):
+def test_nan_where_out_of_view(tmp_path: Path) -> None:
     write_sequence(tmp_path, "uav6")
     path = tmp_path / "anno" / "UAV123" / "uav6.txt"
     lines = path.read_text().splitlines()
@@ -41,7 +43,7 @@ def test_nan_where_out_of_view(tmp_path):
     assert np.flatnonzero(np.isnan(sequence.truth).all(axis=1)).tolist() == [1]
 
 
-def test_all(tmp_path):
+def test_all(tmp_path: Path) -> None:
     for name in published_table("uav123"):
         row = published_table("uav123")[name]
         first, last = int(row["first"]), int(row["last"])
@@ -53,7 +55,7 @@ def test_all(tmp_path):
     assert sum(map(len, sequences)) == 112578
 
 
-def test_missing_and_mismatched(tmp_path):
+def test_missing_and_mismatched(tmp_path: Path) -> None:
     write_sequence(tmp_path, "bike2")
     with pytest.raises(
         UserError, match=r"UAV123 at .* lacks 122 of 123 sequences: bike1 \(no anno.UAV123.bike1\.txt\)"

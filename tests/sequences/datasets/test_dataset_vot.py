@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,7 +28,7 @@ def encode(mask: np.ndarray, left: int = 0, top: int = 0) -> str:
 
 
 @pytest.fixture
-def root(tmp_path):
+def root(tmp_path: Path) -> Path:
     write_text(tmp_path / "list.txt", "ants1\n")
     write_images(tmp_path / "ants1" / "color", "%08d.jpg", range(1, 4))
     write_text(tmp_path / "ants1" / "sequence", "channels.color=color/%08d.jpg\nfps=30\nname=ants1\n")
@@ -50,7 +52,7 @@ def root(tmp_path):
         ("nan,nan", None),
     ],
 )
-def test_regions(line, box):
+def test_regions(line: str, box: tuple[float, float, float, float] | None) -> None:
     found = region_box(line, "here")
     assert all(map(math.isnan, found)) if box is None else found == box
 
@@ -60,7 +62,7 @@ def test_regions(line, box):
     st.integers(-3, 50),
     st.integers(-3, 50),
 )
-def test_a_mask_gives_the_box_of_its_pixels(mask, left, top):
+def test_a_mask_gives_the_box_of_its_pixels(mask: npt.NDArray[np.bool_], left: int, top: int) -> None:
     found = region_box(encode(mask, left, top), "here")
     if not mask.any():
         assert all(map(math.isnan, found))
@@ -87,7 +89,7 @@ def test_a_mask_gives_the_box_of_its_pixels(mask, left, top):
         ("m1,2,-3,4,1", "window is -3 by 4"),
     ],
 )
-def test_malformed_regions(root, line, message):
+def test_malformed_regions(root: Path, line: str, message: str) -> None:
     (root / "ants1" / "groundtruth.txt").write_text(f"1,2,3,4\n{line}\n1,2,3,4\n")
     with pytest.raises(
         UserError, match=rf"groundtruth\.txt, {message}|groundtruth\.txt, line 2: .*{message}"
@@ -95,7 +97,7 @@ def test_malformed_regions(root, line, message):
         read_vot(root)
 
 
-def test_a_sequence(root):
+def test_a_sequence(root: Path) -> None:
     (sequence,) = read_vot(root)
     assert (sequence.name, sequence.dataset, sequence.scorable) == ("ants1", "vot", True)
     assert sequence.source == root / "ants1" / "color"
@@ -115,7 +117,7 @@ def test_a_sequence(root):
         (None, ".", "%08d.jpg"),
     ],
 )
-def test_where_images_are(tmp_path, properties, folder, pattern):
+def test_where_images_are(tmp_path: Path, properties: str | None, folder: str, pattern: str) -> None:
     write_text(tmp_path / "list.txt", "bag\n\n")
     write_images(tmp_path / "bag" / folder, pattern, range(1, 3))
     write_text(tmp_path / "bag" / "groundtruth.txt", "1,2,5,2,5,6,1,6\n1,2,5,2,5,6,1,6\n")
@@ -126,7 +128,7 @@ def test_where_images_are(tmp_path, properties, folder, pattern):
     assert [level(frame) for frame in frames_of(sequence)] == [1, 2]
 
 
-def test_an_impossible_pattern(root):
+def test_an_impossible_pattern(root: Path) -> None:
     (root / "ants1" / "sequence").write_text("channels.color=color/frame.jpg\n")
     with pytest.raises(
         UserError, match=r"channels\.color must have one number like %08d in its name: 'color/frame"
@@ -134,7 +136,7 @@ def test_an_impossible_pattern(root):
         read_vot(root)
 
 
-def test_tags(root):
+def test_tags(root: Path) -> None:
     for tag, flags in {
         "full-occlusion.tag": "0\n1\n0\n",
         "out-of-frame.tag": "0\n0\n1\n",
@@ -149,14 +151,14 @@ def test_tags(root):
     assert sequence.attributes == ("camera_motion", "full-occlusion", "occlusion", "out-of-frame")
 
 
-def test_partial_occlusion_is_not_occluded(root):
+def test_partial_occlusion_is_not_occluded(root: Path) -> None:
     write_text(root / "ants1" / "occlusion.tag", "0\n1\n1\n")
     (sequence,) = read_vot(root)
     assert sequence.occluded is None
     assert sequence.attributes == ("occlusion",)
 
 
-def test_annotations_that_end_early(root):
+def test_annotations_that_end_early(root: Path) -> None:
     (root / "ants1" / "groundtruth.txt").write_text("m1,2,3,4,0,12\n")
     (sequence,) = read_vot(root)
     np.testing.assert_array_equal(sequence.truth[0], [1, 2, 3, 4])
@@ -165,7 +167,7 @@ def test_annotations_that_end_early(root):
     assert not sequence.scorable
 
 
-def test_missing_and_mismatched(root):
+def test_missing_and_mismatched(root: Path) -> None:
     write_text(root / "ants1" / "occlusion.tag", "0\n0\n0\n0\n")
     with pytest.raises(UserError, match=r"occlusion\.tag has 4 flags, but its sequence has 3 frames"):
         read_vot(root)
