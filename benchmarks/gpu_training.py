@@ -16,7 +16,9 @@ from __future__ import annotations
 import pickle
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 import click
 import cv2
@@ -30,6 +32,9 @@ from sttrack_deploy.models.training.closed_loop.run import frozen_part, network_
 from sttrack_deploy.models.training.closed_loop.training import CHECKPOINT, Material, train
 from sttrack_deploy.models.weights import save_weights
 from sttrack_deploy.terminal.program import command, say
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 FOLDER = Path("models/runs/gpu")
 BANK = "bank.pkl"
@@ -137,10 +142,10 @@ class _Clock:
     def __init__(self) -> None:
         self.seconds = 0.0
 
-    def timed(self, function):  # type: ignore[no-untyped-def]
+    def timed(self, function: Callable[P, T]) -> Callable[P, T]:
         """The same function, with its time added to :attr:`seconds`."""
 
-        def wrapped(*args, **kwargs):  # type: ignore[no-untyped-def]
+        def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
             began = time.monotonic()
             try:
                 return function(*args, **kwargs)

@@ -62,8 +62,8 @@ def lively_network(config: ModelConfig, seed: int) -> STTrack:
 def _take_statistics(module: nn.Module, inputs: tuple[Any, ...]) -> None:
     """Make the layer normalise what it is given now, before it does."""
     (x,) = inputs
-    module.running_mean.copy_(x.mean(dim=(0, 2, 3)))  # type: ignore[union-attr, operator]
-    module.running_var.copy_(x.var(dim=(0, 2, 3)).clamp_min(1e-6))  # type: ignore[union-attr, operator]
+    module.running_mean.copy_(x.mean(dim=(0, 2, 3)))  # type: ignore[operator]
+    module.running_var.copy_(x.var(dim=(0, 2, 3)).clamp_min(1e-6))  # type: ignore[operator]
 
 
 def _crops(config: ModelConfig) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:

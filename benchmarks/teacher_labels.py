@@ -90,7 +90,7 @@ def _one_way(frames: Sequence[Frame], box: Box, teachers: Sequence[SingleTargetT
     while (end := _last_known(there[: last + 1])) >= 1:
         start: Box = tuple(there[end].tolist())
         back = _follow(teachers, frames[end::-1], clip_box(start, height, width))[:, ::-1]
-        meets = (iou(back, there[None, : end + 1]) >= RETURN).all(axis=0)  # NaN meets nothing
+        meets = np.all(iou(back, there[None, : end + 1]) >= RETURN, axis=0)  # NaN meets nothing
         if (iou(back[:, 0], np.array(box)) >= RETURN).all():
             labels[1 : end + 1] = np.where(meets[1:, None], there[1 : end + 1], np.nan)
             break
@@ -118,7 +118,7 @@ def _follow(teachers: Sequence[SingleTargetTracker], frames: Sequence[Frame], bo
 
 def _agreed(boxes: FloatArray) -> FloatArray:
     """The mean box ``(N, 4)`` where all agree with the first, else NaN."""
-    agree = (iou(boxes[1:], boxes[:1]) >= AGREE).all(axis=0)
+    agree = np.all(iou(boxes[1:], boxes[:1]) >= AGREE, axis=0)
     return np.where(agree[:, None], boxes.mean(axis=0), np.nan)
 
 

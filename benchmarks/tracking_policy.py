@@ -52,7 +52,7 @@ class Run:
 
 def follow(tracker: Tracker, frames: list[npt.NDArray[np.uint8]], truth: npt.NDArray[np.float64]) -> Run:
     """Track from the first true box to the end."""
-    tracker.init(frames[0], (*(float(v) for v in truth[0]),))  # type: ignore[arg-type]
+    tracker.init(frames[0], (*(float(v) for v in truth[0]),))
     results = [tracker.update(frame) for frame in frames[1:]]
     overlap = iou(np.array([r.box for r in results]), truth[1:])
     known = np.isfinite(overlap)

@@ -153,7 +153,7 @@ def test_a_box_comes_back_from_its_snapped_window(
     window = snapped_window(previous, 4.0, grid, 0.05)
     x, y, w, h = box
     corners = np.array([x - window.x1, y - window.y1, x + w - window.x1, y + h - window.y1]) / window.side
-    assert box_from_window(corners, window) == pytest.approx(box, abs=1e-6)
+    assert box_from_window(corners.tolist(), window) == pytest.approx(box, abs=1e-6)
 
 
 @pytest.mark.parametrize("box", [(0, 0, 0, 5), (3, 3, -4, 4), (0, 0, math.nan, 5)])

@@ -199,7 +199,7 @@ def test_an_evaluation_run_is_followed(
     tracked = record_clips(tiny_bundle, sequences[:1], tmp_path / "tracked", samples=13, starts=1)
     middle = float(np.median([sample.confidence for sample in tracked.manifest.samples]))
     policy = TrackingPolicy(lost_below=middle, found_above=middle, recovery=recovery)
-    what = {"samples": 13, "starts": 1, "policy": policy}
+    what: dict[str, Any] = {"samples": 13, "starts": 1, "policy": policy}
     closed = record_clips(tiny_bundle, sequences[:1], tmp_path / "closed", **what)
     run = run_sequence(Tracker(tiny_bundle, engine, policy), sequences[0])
     followed = record_clips(tiny_bundle, sequences[:1], tmp_path / "followed", runs={"clip0": run}, **what)

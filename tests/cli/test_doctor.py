@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
 import subprocess
 import sys
@@ -60,7 +61,7 @@ def test_an_install_line_comes_once(monkeypatch: pytest.MonkeyPatch) -> None:
         old = BACKENDS[name]
         gone = Backend(name, old.module, "no_such_package", (), old.install)
         monkeypatch.setitem(BACKENDS, name, gone)
-    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     lines = [line for line in CliRunner().invoke(main, []).stderr.splitlines() if line.startswith("to get ")]
     names = [line.partition(":")[0] for line in lines]
     assert len(names) == len(set(names))

@@ -120,7 +120,10 @@ def command_lines(draw: st.DrawFn) -> tuple[click.Command, list[str]]:
         words.append(option.opts[0])
         if not option.is_flag and not option.count:
             choices = [str(c) for c in kind.choices] if isinstance(kind, click.Choice) else []
-            words.append(draw(st.sampled_from(choices) if choices and draw(st.booleans()) else value))
+            if draw(st.booleans()) and choices:
+                words.append(draw(st.sampled_from(choices)))
+            else:
+                words.append(draw(value))
     return command, words
 
 

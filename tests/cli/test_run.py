@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from blobs import BlobEngine, frame, read_video, truth, write_bundle, write_images, write_video
@@ -107,7 +108,7 @@ def test_select_and_show(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     keys = iter([display.Key.NONE, display.Key.SELECT, display.Key.PAUSE, display.Key.NONE, display.Key.QUIT])
     chosen = iter([truth(0), truth(1)])
     monkeypatch.setattr(display, "require_display", lambda: None)
-    monkeypatch.setattr(display.cv2, "destroyAllWindows", lambda: None)
+    monkeypatch.setattr(cv2, "destroyAllWindows", lambda: None)
     monkeypatch.setattr(display.Window, "show", lambda *_: next(keys))
     monkeypatch.setattr(display.Window, "wait", lambda _: display.Key.NONE)
     monkeypatch.setattr(display.Window, "select", lambda *_: next(chosen))
@@ -122,7 +123,7 @@ def test_no_display(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     class Aborted:
         returncode = -6
 
-    monkeypatch.setattr(display.subprocess, "run", lambda *_, **__: Aborted)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: Aborted)
     result = run(write_video(tmp_path / "clip.avi"), "--select")
     assert result.exit_code == 1
     assert "--init-box X,Y,W,H" in result.stderr

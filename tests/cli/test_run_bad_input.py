@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import builtins
+import importlib.util
+import shutil
 import sys
 from collections import namedtuple
 from pathlib import Path
@@ -15,7 +17,6 @@ from click.testing import CliRunner
 
 from sttrack_deploy.cli.run import main
 from sttrack_deploy.engines import registry
-from sttrack_deploy.video import writer
 
 BOX = ",".join(f"{value:g}" for value in truth(0))
 Usage = namedtuple("Usage", "total used free")
@@ -190,7 +191,7 @@ def test_output_folder_not_writable(place: Place, video: Path, option: str) -> N
 
 def test_full_disk(place: Place, video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     frees = iter([10**9] * 9)
-    monkeypatch.setattr(writer.shutil, "disk_usage", lambda _: Usage(0, 0, next(frees, 1000)))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(0, 0, next(frees, 1000)))
     error = place.fails(1, video, "--init-box", BOX, "--boxes", "b.txt")
     assert "the disk is full" in error
     assert len(read_video(place.folder / "clip_tracked.mp4")) == 8
@@ -201,7 +202,7 @@ def test_full_disk(place: Place, video: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_back_end_not_installed(place: Place, video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     monkeypatch.chdir(place.folder)
-    monkeypatch.setattr(registry.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     error = place.fails(1, video, "--init-box", BOX)
     assert "the engine 'onnxruntime' needs 'onnxruntime', which is not installed: pip install" in error
     assert place.left() == []

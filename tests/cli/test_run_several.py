@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 
 from sttrack_deploy.cli.run import main
 from sttrack_deploy.engines import registry
+from sttrack_deploy.errors import UsageError
 from sttrack_deploy.geometry import iou
 from sttrack_deploy.runtime import display
 
@@ -98,11 +99,11 @@ def test_two_are_drawn_and_drawn_again(run: Run, tmp_path: Path, monkeypatch: py
         seen.append(image.copy())
         box = next(drawn, None)
         if box is None:
-            raise display.UsageError("no box was drawn")
+            raise UsageError("no box was drawn")
         return box
 
     monkeypatch.setattr(display, "require_display", lambda: None)
-    monkeypatch.setattr(display.cv2, "destroyAllWindows", lambda: None)
+    monkeypatch.setattr(cv2, "destroyAllWindows", lambda: None)
     monkeypatch.setattr(display.Window, "show", lambda *_: next(keys))
     monkeypatch.setattr(display.Window, "select", select)
     video = write_video(tmp_path / "clip.avi")

@@ -75,7 +75,7 @@ class FakeGpu:
         self._executables: dict[int, list[Callable[[], None]]] = {}
         self._next = 0x7F0000000000
         self._handle = 0x100
-        self.enums = {
+        self.enums: dict[str, Any] = {
             name: enum.IntEnum(name, value)
             for name, value in self.contract.items()
             if isinstance(value, dict) and value

@@ -66,7 +66,7 @@ class FakeTensorRT:
 
     def new(self, name: str, /, **private: Any) -> Any:
         """An object of a class that cannot be made from Python."""
-        made = object.__new__(self.class_of(name))
+        made: Any = object.__new__(self.class_of(name))
         object.__setattr__(made, "_own", types.SimpleNamespace(**private))
         return made
 

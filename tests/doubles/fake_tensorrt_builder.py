@@ -244,5 +244,5 @@ class INetworkDefinition:
 
 
 def _tensor(fake: FakeTensorRT, name: str, shape: tuple[int, ...], kind: str) -> Any:
-    dims = fake.module.Dims(shape)  # type: ignore[attr-defined]
+    dims = fake.module.Dims(shape)
     return fake.new("ITensor", name=name, shape=dims, dtype=fake.enums["DataType"][kind])

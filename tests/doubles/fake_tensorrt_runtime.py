@@ -74,7 +74,7 @@ class ICudaEngine:
         return list(_io(self))[index]
 
     def get_tensor_shape(self: Any, fake: FakeTensorRT, name: str) -> Any:
-        return fake.module.Dims(_io(self)[name][1])  # type: ignore[attr-defined]
+        return fake.module.Dims(_io(self)[name][1])
 
     def get_tensor_dtype(self: Any, fake: FakeTensorRT, name: str) -> Any:
         return fake.enums["DataType"][_io(self)[name][2]]
@@ -98,7 +98,7 @@ class ICudaEngine:
         )
 
     def create_execution_context(self: Any, fake: FakeTensorRT, strategy: Any = None) -> Any:
-        config = strategy if isinstance(strategy, fake.class_of("IRuntimeConfig")) else None
+        config: Any = strategy if isinstance(strategy, fake.class_of("IRuntimeConfig")) else None
         kernels: list[str] = []
         if config is not None:
             strategy = config._own.allocation
@@ -188,7 +188,7 @@ class IExecutionContext:
         return True
 
     def get_tensor_shape(self: Any, fake: FakeTensorRT, name: str) -> Any:
-        return fake.module.Dims(_context_shapes(self._own)[name])  # type: ignore[attr-defined]
+        return fake.module.Dims(_context_shapes(self._own)[name])
 
     def set_tensor_address(self: Any, fake: FakeTensorRT, name: str, memory: int) -> bool:
         own = self._own
@@ -235,7 +235,9 @@ class IExecutionContext:
 
 def _run(fake: FakeTensorRT, own: Any, addresses: dict[str, int]) -> None:
     """The computation, when the stream comes to it: with the addresses of when it was enqueued."""
-    shapes, feeds, ranges = _context_shapes(own), {}, {}
+    shapes = _context_shapes(own)
+    feeds: dict[str, Any] = {}
+    ranges: dict[str, tuple[Any, int, int]] = {}
     for name, (mode, _, kind) in own.io.items():
         size = math.prod(shapes[name]) * np.dtype(NUMPY[kind]).itemsize
         ranges[name] = (mode, addresses[name], addresses[name] + size)

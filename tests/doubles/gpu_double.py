@@ -33,7 +33,7 @@ def install(monkeypatch: pytest.MonkeyPatch, major: str, gpu: FakeGpu | None = N
         "cuda.bindings.runtime": fake.gpu.module(),
     }
     for name in ("cuda", "cuda.bindings"):
-        modules[name].__path__ = []  # type: ignore[attr-defined]
+        modules[name].__path__ = []
     modules["cuda"].bindings = modules["cuda.bindings"]  # type: ignore[attr-defined]
     modules["cuda.bindings"].runtime = modules["cuda.bindings.runtime"]  # type: ignore[attr-defined]
     for name, module in modules.items():

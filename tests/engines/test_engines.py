@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny import TINY, search_input, template_input
+from tiny import TINY, as_arrays, search_input, template_input
 
 from sttrack_deploy import open_bundle
 from sttrack_deploy.bundle import MANIFEST, Bundle
@@ -44,8 +44,8 @@ def test_both_engines_agree_over_time(tiny_bundle: Bundle) -> None:
     import torch
 
     generator = torch.Generator().manual_seed(0)
-    template = [t.numpy() for t in template_input(TINY, 1, generator)]
-    frames = [[t.numpy() for t in search_input(TINY, 1, generator)] for _ in range(7)]
+    template = as_arrays(template_input(TINY, 1, generator))
+    frames = [as_arrays(search_input(TINY, 1, generator)) for _ in range(7)]
     boxes = []
     for name in ("onnxruntime", "torch"):
         engine = load_engine(name, tiny_bundle, threads=1)
@@ -64,8 +64,8 @@ def test_a_track_moves_between_engines(tiny_bundle: Bundle) -> None:
     import torch
 
     generator = torch.Generator().manual_seed(3)
-    template = [t.numpy() for t in template_input(TINY, 1, generator)]
-    frames = [[t.numpy() for t in search_input(TINY, 1, generator)] for _ in range(4)]
+    template = as_arrays(template_input(TINY, 1, generator))
+    frames = [as_arrays(search_input(TINY, 1, generator)) for _ in range(4)]
     names = [name for name in ("onnxruntime", "torch", "openvino") if BACKENDS[name].available]
     engines = [load_engine(name, tiny_bundle, threads=1) for name in names]
     stays = engines[0].initial_state(*template)

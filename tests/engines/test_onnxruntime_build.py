@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny import TINY, search_input, template_input
+from tiny import TINY, as_arrays, search_input, template_input
 
 from sttrack_deploy.bundle import Bundle
 from sttrack_deploy.engines.building import BuildOptions, SilentReport, builder_of
@@ -30,7 +30,7 @@ def boxes(bundle: Bundle) -> np.ndarray:
     state = engine.initial_state(*(t.numpy() for t in template_input(TINY, 1, generator)))
     found = []
     for _ in range(4):
-        prediction, state = engine.step(*(t.numpy() for t in search_input(TINY, 1, generator)), state)
+        prediction, state = engine.step(*as_arrays(search_input(TINY, 1, generator)), state)
         found.append(prediction.box[0])
     return np.stack(found)
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
-from tiny import TINY, search_input, template_input
+from tiny import TINY, Crop, as_arrays, search_input, template_input
 
 from sttrack_deploy.bundle import Bundle
 from sttrack_deploy.engines.cache import VARIABLE, cache_of
@@ -60,12 +60,12 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> type[GpuSession]:
     return GpuSession
 
 
-def clip(batch: int, seed: int = 0) -> tuple[list[np.ndarray], list[list[np.ndarray]]]:
+def clip(batch: int, seed: int = 0) -> tuple[Crop, list[Crop]]:
     import torch
 
     generator = torch.Generator().manual_seed(seed)
-    template = [t.numpy() for t in template_input(TINY, batch, generator)]
-    return template, [[t.numpy() for t in search_input(TINY, batch, generator)] for _ in range(6)]
+    template = as_arrays(template_input(TINY, batch, generator))
+    return template, [as_arrays(search_input(TINY, batch, generator)) for _ in range(6)]
 
 
 def test_io_binding_gives_the_boxes_of_plain_runs(tiny_dynamic_bundle: Bundle) -> None:
@@ -90,8 +90,8 @@ def test_io_binding_gives_the_boxes_of_plain_runs(tiny_dynamic_bundle: Bundle) -
     for name, value in engine.export_state(state).items():
         assert np.abs(value.astype(np.float32) - exported[name]).max() < 1e-4
     given = engine.import_state(engine.export_state(state))
-    step = [engine.step(*frames[0], s)[0].box for s in (state, given)]
-    assert np.array_equal(*step)
+    before, after = (engine.step(*frames[0], s)[0].box for s in (state, given))
+    assert np.array_equal(before, after)
 
 
 def test_cuda_is_asked_for_exactly(gpu: type[GpuSession], tiny_bundle: Bundle) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from int8_graphs import with_backbone_in_int8
-from tiny import TINY, search_input, template_input
+from tiny import TINY, Crop, as_arrays, search_input, template_input
 
 from sttrack_deploy.bundle import Bundle, open_bundle
 from sttrack_deploy.engines.base import Engine
@@ -24,7 +24,7 @@ from sttrack_deploy.engines.registry import BACKENDS, load_engine
 from sttrack_deploy.errors import MissingDependencyError, UserError
 from sttrack_deploy.files import sha256_of
 
-Clip = tuple[list[np.ndarray], list[list[np.ndarray]]]
+Clip = tuple[Crop, list[Crop]]
 
 
 def clip(batch: int = 1, frames: int = 6, seed: int = 0) -> Clip:
@@ -32,8 +32,8 @@ def clip(batch: int = 1, frames: int = 6, seed: int = 0) -> Clip:
     import torch
 
     generator = torch.Generator().manual_seed(seed)
-    template = [t.numpy() for t in template_input(TINY, batch, generator)]
-    return template, [[t.numpy() for t in search_input(TINY, batch, generator)] for _ in range(frames)]
+    template = as_arrays(template_input(TINY, batch, generator))
+    return template, [as_arrays(search_input(TINY, batch, generator)) for _ in range(frames)]
 
 
 def track(engine: Engine, seen: Clip) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +52,14 @@ def test_a_quantized_graph_is_compiled_apart_and_as_near_to_fp32_as_its_definiti
 
     The bounds leave room for weights of 7 bits (seen: 1.2 and 1.4 times); sums that saturate were 8 to 9 times off.
     """
-    ran = []
-    run = subprocess.run
-    monkeypatch.setattr(subprocess, "run", lambda *a, **k: ran.append(run(*a, **k)) or ran[-1])
+    ran: list[Any] = []
+    run: Callable[..., Any] = subprocess.run
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        ran.append(run(*arguments, **options))
+        return ran[-1]
+
+    monkeypatch.setattr(subprocess, "run", counted)
     feeds = with_random_state(quantized, batch)
     found = found_by(compiled_blob(the_core(), quantized, PROPERTIES, batch), feeds, MEMORY)
     assert len(ran) == 1

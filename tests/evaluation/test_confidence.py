@@ -242,9 +242,7 @@ def test_the_number_of_lists_must_agree() -> None:
 
 @steady
 @given(st.lists(some_frames, min_size=1, max_size=5), st.integers(4, 30))
-def test_fewer_thresholds_never_find_a_higher_f_score(
-    sequences: list[Columns], resolution: int | None
-) -> None:
+def test_fewer_thresholds_never_find_a_higher_f_score(sequences: list[Columns], resolution: int) -> None:
     lists = list(zip(*sequences, strict=True))
     exact, coarse = long_term_score(*lists), long_term_score(*lists, resolution=resolution)
     assert len(coarse.thresholds) <= resolution

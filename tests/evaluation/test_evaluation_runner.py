@@ -44,9 +44,12 @@ def test_starts_on_the_truth_and_records_every_frame(sequences: list[VideoSequen
     run = run_sequence(StandingTracker(), sequences[0], log)
     assert log.steps == [1] * 5
     np.testing.assert_array_equal(run.boxes, np.repeat(truth_of(5)[:1], 5, axis=0))
+    assert run.confidences is not None
+    assert run.lost is not None
+    assert run.times is not None
     assert run.confidences.tolist() == [1, 0.25, 0.25, 0.25, 0.25]
     assert run.lost.tolist() == [False, True, True, True, True]
-    assert (run.times > 0).all()
+    assert np.all(run.times > 0)
     assert run.wall >= run.times.sum()
 
 
@@ -84,14 +87,20 @@ def test_a_failure_is_one_line_and_the_run_goes_on(sequences: list[VideoSequence
     assert sum(log.steps) == 21  # the bar reaches its end all the same
 
 
+def tracked(run: TrackRun | SequenceFailure) -> TrackRun:
+    assert isinstance(run, TrackRun), run
+    return run
+
+
 def test_workers_give_the_same_boxes(sequences: list[VideoSequence], tmp_path: Path) -> None:
     make = RedTracker(write_bundle(tmp_path / "bundle"))
-    alone = {run.name: run for run in run_sequences(make, sequences)}
+    alone = {run.name: tracked(run) for run in run_sequences(make, sequences)}
     log = ProgressLog()
-    together = {run.name: run for run in run_sequences(make, sequences, workers=2, progress=log)}
+    together = {run.name: tracked(run) for run in run_sequences(make, sequences, workers=2, progress=log)}
     assert together.keys() == alone.keys()
     for name, run in alone.items():
         np.testing.assert_array_equal(run.boxes, together[name].boxes)
+        assert run.confidences is not None
         np.testing.assert_array_equal(run.confidences, together[name].confidences)
     assert sum(log.steps) == 21
 
@@ -118,4 +127,6 @@ class Doomed:
 def test_what_killed_workers_had_fails_by_name(sequences: list[VideoSequence]) -> None:
     runs = list(run_sequences(Doomed(), sequences, workers=2))
     assert {run.name for run in runs} == {"a", "b", "c"}
-    assert all("a worker process was killed" in run.error for run in runs)
+    failures = [run for run in runs if isinstance(run, SequenceFailure)]
+    assert len(failures) == 3
+    assert all("a worker process was killed" in run.error for run in failures)

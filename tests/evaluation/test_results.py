@@ -50,12 +50,16 @@ def test_what_is_written_is_read_back_and_scores_the_same(layout: Layout, tmp_pa
     again = read_run(tmp_path, layout, sequence)
     expected = as_written(run, layout)
     np.testing.assert_array_equal(again.boxes, expected.boxes)
+    assert again.confidences is not None
+    assert run.confidences is not None
     np.testing.assert_array_equal(again.confidences.astype(np.float32), run.confidences.astype(np.float32))
     np.testing.assert_array_equal(again.lost, run.lost)
     assert again.wall == 1.5
     if layout.times is None:
         assert again.times is None
     else:
+        assert again.times is not None
+        assert run.times is not None
         np.testing.assert_allclose(again.times, run.times)
     here, there = (score_run(r, sequence, [DEFAULT_PROTOCOL]) for r in (expected, again))
     assert here.scores == there.scores

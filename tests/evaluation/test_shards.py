@@ -46,14 +46,14 @@ def test_parse() -> None:
 
 class TestMerge:
     @pytest.fixture
-    def parts(self, tmp_path: Path) -> tuple[Path, Path]:
+    def parts(self, tmp_path: Path) -> list[Path]:
         for part, name in (("p1", "a"), ("p2", "b")):
             folder = tmp_path / part / "sttrack" / "nano" / "lasot"
             folder.mkdir(parents=True)
             (folder / f"{name}.txt").write_text(f"{name}\n")
         return [tmp_path / "p1", tmp_path / "p2"]
 
-    def test_paths_below_are_kept(self, parts: tuple[Path, Path], tmp_path: Path) -> None:
+    def test_paths_below_are_kept(self, parts: list[Path], tmp_path: Path) -> None:
         merged = merge_results(parts, tmp_path / "all")
         assert (merged.copied, merged.same) == (2, 0)
         folder = tmp_path / "all" / "sttrack" / "nano" / "lasot"
@@ -61,17 +61,17 @@ class TestMerge:
         again = merge_results(parts, tmp_path / "all")
         assert (again.copied, again.same) == (0, 2)
 
-    def test_parts_that_disagree_change_nothing(self, parts: tuple[Path, Path], tmp_path: Path) -> None:
+    def test_parts_that_disagree_change_nothing(self, parts: list[Path], tmp_path: Path) -> None:
         (parts[1] / "sttrack" / "nano" / "lasot" / "a.txt").write_text("other\n")
         with pytest.raises(UserError, match=r"a\.txt differ"):
             merge_results(parts, tmp_path / "all")
         assert not (tmp_path / "all").exists()
 
-    def test_unfinished_files_stay_behind(self, parts: tuple[Path, Path], tmp_path: Path) -> None:
+    def test_unfinished_files_stay_behind(self, parts: list[Path], tmp_path: Path) -> None:
         (parts[0] / "sttrack" / ".a.7.partial.txt").write_text("half")
         assert merge_results(parts, tmp_path / "all").copied == 2
 
-    def test_an_empty_part_is_named(self, parts: tuple[Path, Path], tmp_path: Path) -> None:
+    def test_an_empty_part_is_named(self, parts: list[Path], tmp_path: Path) -> None:
         (tmp_path / "p3").mkdir()
         with pytest.raises(UserError, match="p3 holds no result files"):
             merge_results([*parts, tmp_path / "p3"], tmp_path / "all")

@@ -13,7 +13,7 @@ from blobs import BlobEngine, frame, truth, write_bundle, write_images
 from click.testing import CliRunner
 from trax_double import Client, Image, Region, Request, TraxDouble, TraxException, request
 
-from sttrack_deploy.bundle import open_bundle
+from sttrack_deploy.bundle import PolicyChanges, TrackingPolicy, open_bundle
 from sttrack_deploy.cli.trax_server import main
 from sttrack_deploy.engines import registry
 from sttrack_deploy.errors import UserError
@@ -212,10 +212,12 @@ def test_recovery_from_the_environment(
     bundle: Path,
 ) -> None:
     policies: list[bool | None] = []
-    monkeypatch.setattr(
-        "sttrack_deploy.bundle.TrackingPolicy.override",
-        lambda policy, changes: policies.append(changes.recovery) or policy,
-    )
+
+    def override(policy: TrackingPolicy, changes: PolicyChanges) -> TrackingPolicy:
+        policies.append(changes.recovery)
+        return policy
+
+    monkeypatch.setattr("sttrack_deploy.bundle.TrackingPolicy.override", override)
     environment = {} if setting is None else {"STTRACK_RECOVER": setting}
     assert run(monkeypatch, TraxDouble(), "--bundle", str(bundle), **environment)[0] == 0
     assert policies == [expected]

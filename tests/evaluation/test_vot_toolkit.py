@@ -130,7 +130,7 @@ def dummy_sequence(folder: Path) -> Path:
 
 
 def tracked(sequence: Path) -> list[Any]:
-    frames = [cv2.imread(str(file)) for file in sorted((sequence / "color").glob("*.jpg"))]
+    frames = [np.asarray(cv2.imread(str(file))) for file in sorted((sequence / "color").glob("*.jpg"))]
     tracker = Tracker.from_bundle(threads=1)
     tracker.init(frames[0], truth_of(sequence)[0, 0])
     return [tracker.update(frame) for frame in frames[1:]]

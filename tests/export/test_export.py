@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -93,7 +94,7 @@ def test_validation_passes_line_by_line(tiny_bundle: Bundle, tiny_network: STTra
 
 
 def test_validation_notices_other_weights(tiny_bundle: Bundle, tiny_weights: Path) -> None:
-    other = load_weights(tiny_weights)
+    other: Any = load_weights(tiny_weights)
     with torch.no_grad():
         other.head.top_left.score.bias += 0.5  # shifts every logit alike: no effect on a softmax
         other.decoder.norm.weight *= 1.05
@@ -103,7 +104,7 @@ def test_validation_notices_other_weights(tiny_bundle: Bundle, tiny_weights: Pat
 
 
 def test_validation_notices_a_constant_box(tiny_weights: Path, tmp_path: Path) -> None:
-    network = load_weights(tiny_weights)
+    network: Any = load_weights(tiny_weights)
     with torch.no_grad():
         network.window_penalty.fill_(1.0)  # as in freshly initialised published weights
     with pytest.raises(UserError, match="box reacts to the image"):
@@ -160,7 +161,7 @@ def test_a_full_disk_leaves_nothing(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(exporter.onnx, "save", full)
+    monkeypatch.setattr(onnx, "save", full)
     with pytest.raises(UserError, match="the disk is full"):
         export_bundle(tiny_network, tiny_weights, tmp_path / "b", ExportOptions(), clip=None)
     assert names(tmp_path) == []
@@ -222,7 +223,7 @@ def test_a_folder_that_is_something_else_is_kept(
     assert names(tmp_path) == ["thesis.txt"]
 
 
-def one_node(op: str, dtype: int, **attributes: object) -> onnx.ModelProto:
+def one_node(op: str, dtype: int, **attributes: Any) -> onnx.ModelProto:
     value = helper.make_tensor_value_info
     node = helper.make_node(op, ["x"], ["y"], name="culprit", **attributes)
     graph = helper.make_graph([node], "g", [value("x", dtype, [2, 2])], [value("y", dtype, [2, 2])])
@@ -274,7 +275,7 @@ def test_the_rule_of_the_crops_is_the_models_or_the_users(tiny_weights: Path, tm
 
 
 @pytest.mark.parametrize("change", [{"search_grid": 0.5}, {"search_grid": -0.1}, {"search_scale_step": 0.05}])
-def test_a_rule_of_crops_that_cannot_be(change: dict[str, float]) -> None:
+def test_a_rule_of_crops_that_cannot_be(change: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="search_"):
         replace(preset("sttrack-r50"), **change)
 

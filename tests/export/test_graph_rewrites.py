@@ -87,7 +87,8 @@ def test_the_step_is_the_networks(
     assert max(plain.values()) < 2e-4, plain
 
     def position(mask: Tensor, dim: int) -> Tensor:
-        return SinePosition(dim)(mask.double())
+        encoded: Tensor = SinePosition(dim)(mask.double())
+        return encoded
 
     # The published encoding has its frequencies in float32, and the network casts to float32 in places.
     monkeypatch.setattr(network_module, "sine_position", position)

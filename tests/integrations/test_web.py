@@ -64,7 +64,7 @@ def engine(runtime: Path) -> Iterator[OnnxRuntimeWebEngine]:
 
 
 def _rgba(frame: Any) -> bytes:
-    return cv2.cvtColor(frame, cv2.COLOR_BGR2RGBA).tobytes()
+    return bytes(cv2.cvtColor(frame, cv2.COLOR_BGR2RGBA).tobytes())
 
 
 @pytest.mark.parametrize(("grid", "context"), [(0.0, 0.0), (1 / 64, 0.0), (1 / 64, 0.5)])
@@ -102,8 +102,14 @@ def test_closed_loop_in_javascript_gives_the_boxes_of_python(
         (tmp_path / str(index)).write_bytes(_rgba(frame))
     policy = open_bundle().manifest.tracking
     if priors:
-        changed = {"jump_penalty": 1.0, "change_penalty": 0.5, "size_smoothing": 0.3, "frame_after": 2}
-        policy = dataclasses.replace(policy, reliable_above=0.5, **changed)
+        policy = dataclasses.replace(
+            policy,
+            reliable_above=0.5,
+            jump_penalty=1.0,
+            change_penalty=0.5,
+            size_smoothing=0.3,
+            frame_after=2,
+        )
     tracker = Tracker.from_bundle(threads=1, policy=policy)
     tracker.init(frames[0], box)
     expected = [tracker.update(frame) for frame in frames[1:]]

@@ -9,7 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
-from plain_bundle import plain_manifest, write_plain_bundle
+from plain_bundle import Batch, plain_manifest, write_plain_bundle
 
 from sttrack_deploy.bundle import CropSpec, Manifest, TrackingPolicy
 from sttrack_deploy.engines.base import Prediction
@@ -65,7 +65,7 @@ def manifest(policy: TrackingPolicy | None = None) -> Manifest:
     return plain_manifest("blob", CROP, policy)
 
 
-def write_bundle(folder: Path, batch: int | str = 1) -> Path:
+def write_bundle(folder: Path, batch: Batch = 1) -> Path:
     return write_plain_bundle(folder, "blob", CROP, batch=batch)
 
 
@@ -87,7 +87,7 @@ def frame(box: Box | None, size: tuple[int, int] = SIZE, seed: int = 0) -> npt.N
 def write_video(
     path: Path, frames: int = 20, codec: str = "MJPG", size: tuple[int, int] = SIZE, fps: float = 25.0
 ) -> Path:
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*codec), fps, (size[1], size[0]))
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*codec), fps, (size[1], size[0]))
     assert writer.isOpened()
     for index in range(frames):
         writer.write(frame(truth(index), size, index))
@@ -104,11 +104,11 @@ def write_images(folder: Path, frames: int = 6, size: tuple[int, int] = SIZE) ->
 
 def read_video(path: Path) -> list[npt.NDArray[np.uint8]]:
     capture = cv2.VideoCapture(str(path))
-    frames = []
+    frames: list[npt.NDArray[np.uint8]] = []
     while True:
         ok, image = capture.read()
         if not ok:
             break
-        frames.append(image)
+        frames.append(np.asarray(image, np.uint8))
     capture.release()
     return frames

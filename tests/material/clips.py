@@ -51,11 +51,13 @@ def write_clip(
         # Few losses, so that the level tells the index.
         sharp = {"crf": "1"} if codec in ("libx264", "libx265") else {"b": "4000000"}
         stream = output.add_stream(codec, rate=25, options=sharp | (options or {}))
+        assert isinstance(stream, av.VideoStream)
         stream.height, stream.width, stream.pix_fmt = *size, pixels
         stream.codec_context.time_base = base
         if aspect is not None:
             stream.codec_context.sample_aspect_ratio = aspect
         sound = None if audio is None else output.add_stream(audio, rate=48_000)
+        assert sound is None or isinstance(sound, av.AudioStream)
         for index, time in enumerate(times):
             # Exact: the fast conversion is up to four levels too dark.
             frame = av.VideoFrame.from_ndarray(picture(index, size), "bgr24").reformat(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -89,7 +90,7 @@ def report(
     label: str,
     runs: list[tuple[VideoSequence, TrackRun]],
     protocols: tuple[Protocol, ...] = (PYTRACKING, PICKY),
-    **more: object,
+    **more: Any,
 ) -> Report:
     scored = tuple(score_run(result, data, protocols) for data, result in runs)
     return Report(label, "squares", protocols, scored, planned=len(scored), **more)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 
 def write_image(path: Path, level: int = 60) -> None:
@@ -33,3 +34,9 @@ def boxes(frames: int, first: int = 1, delimiter: str = ",") -> str:
 
 def level(frame: np.ndarray) -> int:
     return round(float(frame.mean()))
+
+
+def flags_of(array: npt.NDArray[np.bool_] | None) -> list[bool]:
+    """Flags of a sequence, which it must have."""
+    assert array is not None
+    return [bool(flag) for flag in array]

@@ -39,7 +39,7 @@ def write_sequence(
     folder.mkdir(parents=True, exist_ok=True)
     if video:
         writer = cv2.VideoWriter(
-            str(folder / f"{name}.mp4"), cv2.VideoWriter_fourcc(*"mp4v"), 25.0, (WIDTH, HEIGHT)
+            str(folder / f"{name}.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 25.0, (WIDTH, HEIGHT)
         )
         for box in truth:
             writer.write(frame_of(box))
@@ -64,9 +64,11 @@ class RedEngine:
         rows, columns = np.nonzero((search[0, :, :, 0] > 140) & (search[0, :, :, 1] < 50))
         size = search.shape[1]
         if not rows.size:
-            return Prediction(np.float32([[0.4, 0.4, 0.6, 0.6]]), np.float32([0.05])), None
+            return Prediction(
+                np.array([[0.4, 0.4, 0.6, 0.6]], np.float32), np.array([0.05], np.float32)
+            ), None
         box = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
-        return Prediction(np.float32([box]) / size, np.float32([0.9])), None
+        return Prediction(np.array([box], np.float32) / size, np.array([0.9], np.float32)), None
 
     def export_state(self, state: None) -> dict[str, np.ndarray]:
         return {}

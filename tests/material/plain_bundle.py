@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Literal
 
 import onnx
 from onnx import TensorProto, helper
@@ -27,6 +28,8 @@ from sttrack_deploy.bundle import (
 __all__ = ["plain_manifest", "write_plain_bundle"]
 
 TYPES = {"uint8": TensorProto.UINT8, "bool": TensorProto.BOOL, "float32": TensorProto.FLOAT}
+Batch = int | Literal["dynamic"]
+
 ANSWERS = {"seen": [0.5], BOX: [0.25, 0.25, 0.75, 0.75], CONFIDENCE: 0.75}
 
 
@@ -45,7 +48,7 @@ def write_plain_bundle(
     crop: CropSpec,
     tracking: TrackingPolicy | None = None,
     answers: dict[str, object] | None = None,
-    batch: int | str = 1,
+    batch: Batch = 1,
 ) -> Path:
     """``answers``: values of ``box``, ``confidence`` or the state ``seen`` other than :data:`ANSWERS`."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -57,11 +60,15 @@ def write_plain_bundle(
 
 
 def _made(
-    name: str, crop: CropSpec, tracking: TrackingPolicy | None, answers: dict[str, object], batch: int | str
+    name: str,
+    crop: CropSpec,
+    tracking: TrackingPolicy | None,
+    answers: dict[str, object],
+    batch: int | Literal["dynamic"],
 ) -> tuple[Manifest, dict[str, bytes]]:
     values = {**ANSWERS, **answers}
     graphs, files = {}, {}
-    n = "batch" if batch == "dynamic" else batch
+    n: int | Literal["batch"] = "batch" if batch == "dynamic" else batch
     seen = TensorSpec("seen", "float32", (n, 1))
     for graph, image, mask, size, more, outputs in (
         ("template", TEMPLATE_IMAGE, TEMPLATE_MASK, crop.template_size, (), (seen,)),
@@ -81,16 +88,20 @@ def _made(
                 "Constant",
                 [],
                 [o.name],
-                value=helper.make_tensor(o.name, TensorProto.FLOAT, (1, *o.shape[1:]), _flat(values[o.name])),
+                value=helper.make_tensor(
+                    o.name, TensorProto.FLOAT, (1, *map(int, o.shape[1:])), _flat(values[o.name])
+                ),
             )
             for o in outputs
         ]
-        sides = [
+        ins, outs = (
             [helper.make_tensor_value_info(t.name, TYPES[t.dtype], t.shape) for t in side]
             for side in (inputs, outputs)
-        ]
+        )
         model = helper.make_model(
-            helper.make_graph(nodes, graph, *sides), opset_imports=[helper.make_opsetid("", 17)], ir_version=9
+            helper.make_graph(nodes, graph, ins, outs),
+            opset_imports=[helper.make_opsetid("", 17)],
+            ir_version=9,
         )
         onnx.checker.check_model(model)
         data = files[f"{graph}.onnx"] = model.SerializeToString()

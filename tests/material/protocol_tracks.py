@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +55,7 @@ def score(
     dataset: str = "folder",
     size: tuple[int, int] | None = SIZE,
     **flags: npt.ArrayLike,
-) -> dict[str, float]:
+) -> Mapping[str, float]:
     return PROTOCOLS[protocol].score(measure(protocol, prediction, truth, dataset, size, **flags))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -77,7 +78,8 @@ def trackingnet(root: Path, part: int, name: str, frames: int = FRAMES) -> None:
 
 def coco(root: Path, images: int = 4) -> None:
     """Each image has the target, a crowd, and an object of 4 pixels."""
-    pictures, objects = [], []
+    pictures: list[dict[str, Any]] = []
+    objects: list[dict[str, Any]] = []
     for number in range(images):
         name = f"{number:012d}.jpg"
         box = (20 + 10 * number, 30, 40, 36)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper
 
@@ -32,6 +33,9 @@ __all__ = ["crops", "write_recurrent_bundle"]
 TYPES = {"uint8": TensorProto.UINT8, "bool": TensorProto.BOOL, "float32": TensorProto.FLOAT}
 TEMPLATE, SEARCH, STRIDE = 16, 32, 8
 
+Crop = tuple[npt.NDArray[Any], npt.NDArray[Any]]
+"""An image and its padding mask."""
+
 
 def write_recurrent_bundle(folder: Path, batch: int | None = 1, gain: float = 0.5) -> Bundle:
     """Its box depends on both crops, both masks and all of the state.
@@ -40,7 +44,7 @@ def write_recurrent_bundle(folder: Path, batch: int | None = 1, gain: float = 0.
         batch: ``None`` for a dynamic one.
         gain: a weight, to make another bundle.
     """
-    n: int | str = "batch" if batch is None else batch
+    n: int | Literal["batch"] = "batch" if batch is None else batch
     feature, flag = TensorSpec("feature", "float32", (n, 4)), TensorSpec("flag", "bool", (n, 2))
     memory = {name: TensorSpec(name, "float32", (n, 2, 3)) for name in ("memory", "memory_in", "memory_out")}
     folder.mkdir(parents=True)
@@ -106,16 +110,16 @@ def write_recurrent_bundle(folder: Path, batch: int | None = 1, gain: float = 0.
     return open_bundle(folder)
 
 
-def crops(seed: int, frames: int, batch: int = 1) -> tuple[list[np.ndarray], list[list[np.ndarray]]]:
+def crops(seed: int, frames: int, batch: int = 1) -> tuple[Crop, list[Crop]]:
     """A template crop with its mask, and search crops with theirs."""
     random = np.random.default_rng(seed)
 
-    def pair(size: int) -> list[np.ndarray]:
+    def pair(size: int) -> Crop:
         cells = size // STRIDE
         image = random.integers(0, 256, (batch, size, size, 3), np.uint8) // random.integers(
             1, 5, (batch, 1, 1, 3)
         )
-        return [image.astype(np.uint8), random.random((batch, cells, cells)) < 0.3]
+        return image.astype(np.uint8), np.asarray(random.random((batch, cells, cells)) < 0.3)
 
     return pair(TEMPLATE), [pair(SEARCH) for _ in range(frames)]
 
@@ -142,12 +146,12 @@ def _write(
         helper.make_tensor(name, TensorProto.INT64, [1], [value])
         for name, value in (("zero", 0), ("one", 1), ("two", 2))
     ]
-    sides = [
+    ins, outs = (
         [helper.make_tensor_value_info(spec.name, TYPES[spec.dtype], spec.shape) for spec in side]
         for side in (inputs, outputs)
-    ]
+    )
     used = {name for node in nodes for name in node.input}
-    graph = helper.make_graph(nodes, path.stem, *sides, [c for c in constants if c.name in used])
+    graph = helper.make_graph(nodes, path.stem, ins, outs, [c for c in constants if c.name in used])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     onnx.checker.check_model(model)
     path.write_bytes(model.SerializeToString())

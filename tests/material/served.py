@@ -54,9 +54,10 @@ class Served:
 
     def until(self, track: dict[str, Any], *states: str) -> dict[str, Any]:
         """The track, once it is in one of these states."""
-        return eventually(
+        found: dict[str, Any] = eventually(
             lambda: (now := self.get(f"/api/tracks/{track['id']}").json())["state"] in states and now
         )
+        return found
 
 
 def eventually(found: Callable[[], Any], seconds: float = 30.0) -> Any:

@@ -103,8 +103,8 @@ def serve_rtsp(connection: socket.socket, stream: bytes, pause: Callable[[], obj
             break
         else:
             connection.sendall(head + b"\r\n")
-    for number, start in enumerate(range(0, len(stream), 7 * TS_PACKET)):
+    for sent, start in enumerate(range(0, len(stream), 7 * TS_PACKET)):
         payload = stream[start : start + 7 * TS_PACKET]
-        packet = struct.pack(">BBHII", 0x80, 33, number & 0xFFFF, number * 100, 1) + payload
+        packet = struct.pack(">BBHII", 0x80, 33, sent & 0xFFFF, sent * 100, 1) + payload
         connection.sendall(b"$\0" + struct.pack(">H", len(packet)) + packet)
         pause()

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from sttrack_deploy.models.config import ModelConfig
 from sttrack_deploy.models.network import STTrack, TrackState
+
+Crop = tuple[npt.NDArray[Any], npt.NDArray[Any]]
+"""An image and its padding mask."""
 
 TINY = ModelConfig(
     name="tiny",
@@ -54,6 +60,12 @@ def lively_network(config: ModelConfig, seed: int = 3) -> STTrack:
             state = network.initial_state(*template_input(config, 4, generator))
             network.step(*search_input(config, 4, generator), state)
     return network.eval().requires_grad_(False)
+
+
+def as_arrays(crop: tuple[Tensor, Tensor]) -> Crop:
+    """The same for an engine."""
+    image, mask = crop
+    return image.numpy(), mask.numpy()
 
 
 def picture(size: int, batch: int, generator: torch.Generator) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 import pytest
 import torch
@@ -60,7 +61,7 @@ def test_the_box_reacts_to_the_template(tiny_network: STTrack) -> None:
 
 
 @pytest.mark.parametrize("semantics", ["test", "train"])
-def test_a_large_capacity_changes_nothing(semantics: str) -> None:
+def test_a_large_capacity_changes_nothing(semantics: Literal["test", "train"]) -> None:
     """Empty slots are invisible: any capacity that holds the clip gives the same boxes."""
     boxes = []
     for capacity in (6, 17):

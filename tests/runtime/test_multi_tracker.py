@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -50,6 +52,12 @@ class BatchedBlobs:
     def describe(self) -> dict[str, str]:
         return {"version": "1"}
 
+    def export_state(self, state: list[int]) -> dict[str, np.ndarray]:
+        return {"steps": np.array(state)}
+
+    def import_state(self, arrays: Mapping[str, np.ndarray]) -> list[int]:
+        return [int(count) for count in arrays["steps"]]
+
 
 def scene(boxes: list[Box | None]) -> np.ndarray:
     """One frame with a square at each box."""
@@ -61,13 +69,17 @@ def scene(boxes: list[Box | None]) -> np.ndarray:
     return image
 
 
-def make(batch: int | str, policy: TrackingPolicy = POLICY) -> tuple[MultiTracker, BatchedBlobs]:
+def make(
+    batch: int | Literal["dynamic"], policy: TrackingPolicy = POLICY
+) -> tuple[MultiTracker, BatchedBlobs]:
     engine = BatchedBlobs(batch if isinstance(batch, int) else None)
     return MultiTracker(Bundle(Path(), replace(manifest(), batch=batch)), engine, policy), engine
 
 
 @pytest.mark.parametrize(("batch", "calls"), [("dynamic", 1), (1, 4), (3, 2), (4, 1), (8, 1)])
-def test_every_target_is_followed_in_as_few_calls_as_possible(batch: int | str, calls: int) -> None:
+def test_every_target_is_followed_in_as_few_calls_as_possible(
+    batch: int | Literal["dynamic"], calls: int
+) -> None:
     tracker, engine = make(batch)
     tracker.init(scene(list(BOXES)), BOXES)
     assert calls_for(tracker.bundle, 4) == calls

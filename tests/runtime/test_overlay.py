@@ -33,7 +33,7 @@ def test_lost_looks_different_and_text_scales() -> None:
     def drawn(size: tuple[int, int], lost: bool) -> np.ndarray:
         image = np.full((*size, 3), 90, np.uint8)
         draw_result(image, FrameResult(1, 0.0, (60.0, 40.0, 40.0, 30.0), 0.5, lost), 25.0)
-        return image != 90
+        return np.asarray(image != 90)
 
     found, lost = drawn((360, 640), False), drawn((360, 640), True)
     assert not found[-1].any()

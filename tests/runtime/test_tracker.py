@@ -88,7 +88,7 @@ def test_lost_has_hysteresis(monkeypatch: pytest.MonkeyPatch) -> None:
     step = BlobEngine.step
     answers = iter([0.9, 0.3, 0.24, 0.3, 0.34, 0.36, 0.3, 0.1])
 
-    def scripted(search: np.ndarray, mask: np.ndarray, state: int) -> tuple:
+    def scripted(search: np.ndarray, mask: np.ndarray, state: int) -> tuple[Prediction, int]:
         prediction, state = step(engine, search, mask, state)
         return prediction._replace(confidence=np.array([next(answers)], np.float32)), state
 
@@ -228,8 +228,10 @@ def test_an_output_that_is_no_number_is_an_error(name: str, value: float) -> Non
 
 def test_boxes_may_be_an_array() -> None:
     tracker = MultiTracker(Bundle(Path(), manifest()), BlobEngine(), POLICY)
-    tracker.init(frame(truth(0)), np.array([truth(0)]))
+    given: Any = np.array([truth(0)])
+    tracker.init(frame(truth(0)), given)
     assert iou(tracker.update(frame(truth(1)))[0].box, truth(1)) > 0.8
-    for boxes in (None, [], np.zeros((0, 4)), 3, [None], ["a box"], [[1, 2, [3], 4]]):
+    wrong: list[Any] = [None, [], np.zeros((0, 4)), 3, [None], ["a box"], [[1, 2, [3], 4]]]
+    for boxes in wrong:
         with pytest.raises(UsageError):
             tracker.init(frame(truth(0)), boxes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -99,7 +100,6 @@ def test_the_token(serve: Serve) -> None:
 
 
 def test_the_token_is_compared_in_constant_time(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sttrack_deploy.serve import security
 
     compared = []
 
@@ -107,7 +107,7 @@ def test_the_token_is_compared_in_constant_time(serve: Serve, monkeypatch: pytes
         compared.append(given)
         return given == right
 
-    monkeypatch.setattr(security.hmac, "compare_digest", compare)
+    monkeypatch.setattr(hmac, "compare_digest", compare)
     served = serve(Settings(host="0.0.0.0", token=TOKEN))
     served.get("/api/info", headers={"authorization": "Bearer wrong"})
     assert compared == [b"wrong"]
@@ -133,7 +133,7 @@ def test_nothing_outside_the_root_can_be_named(serve: Serve, clip: Path, tmp_pat
         answer = served.post("/api/sources", {"file": name})
         assert answer.status_code == 403, name
         assert served.get("/api/files", params={"path": name}).status_code == 403
-    for name in (
+    for other in (
         "nothing.mp4",
         "",
         "file:below/clip.avi",
@@ -143,7 +143,7 @@ def test_nothing_outside_the_root_can_be_named(serve: Serve, clip: Path, tmp_pat
         None,
         ["a"],
     ):
-        assert served.post("/api/sources", {"file": name}).status_code in (400, 404), name
+        assert served.post("/api/sources", {"file": other}).status_code in (400, 404), other
     shown = served.get("/api/files").json()
     assert shown["folders"] == ["below"]
     assert shown["files"] == []

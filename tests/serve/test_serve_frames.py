@@ -25,16 +25,17 @@ def write(path: Path, codec: str, *, options: dict[str, str] | None = None, jitt
     """A clip with key frames every 12 frames; ``jitter`` spaces its frames unevenly."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=25, options=options or {})
-        stream.width, stream.height, stream.pix_fmt = 160, 96, "yuv420p"  # type: ignore[union-attr]
-        stream.gop_size = 12  # type: ignore[union-attr]
+        assert isinstance(stream, av.VideoStream)
+        stream.width, stream.height, stream.pix_fmt = 160, 96, "yuv420p"
+        stream.gop_size = 12
         base = Fraction(1, 1000) if jitter else Fraction(1, 25)
         stream.codec_context.time_base = base
         for index in range(FRAMES):
             image = av.VideoFrame.from_ndarray(frame(truth(index % 40), seed=index), "bgr24")
             image.pts = 40 * index + index % 3 * 7 if jitter else index
             image.time_base = base
-            container.mux(stream.encode(image))  # type: ignore[union-attr]
-        container.mux(stream.encode(None))  # type: ignore[union-attr]
+            container.mux(stream.encode(image))
+        container.mux(stream.encode(None))
     return path
 
 

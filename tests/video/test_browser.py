@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import threading
 from pathlib import Path
+from typing import ClassVar
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -29,8 +30,8 @@ v.play().catch(e => tell("refused " + e));
 class Handler(http.server.SimpleHTTPRequestHandler):
     """Serves a folder, and keeps what the page tells."""
 
-    told: dict[str, str]
-    done: threading.Event
+    told: ClassVar[dict[str, str]]
+    done: ClassVar[threading.Event]
 
     def do_GET(self) -> None:
         parts = urlsplit(self.path)
@@ -56,7 +57,12 @@ def test_chromium_plays_the_demo_to_its_end(codec: str, frames: int, tmp_path: P
         for frame in demo.frames(range(frames)):
             video.write(frame.image, frame.time)
     (site / "index.html").write_text(PAGE.format(name="demo.mp4"))
-    handler = type("Told", (Handler,), {"told": {}, "done": threading.Event()})
+
+    class Told(Handler):
+        told: ClassVar[dict[str, str]] = {}
+        done = threading.Event()
+
+    handler = Told
     server = http.server.ThreadingHTTPServer(
         ("127.0.0.1", 0), functools.partial(handler, directory=str(site))
     )

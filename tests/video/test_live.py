@@ -17,6 +17,7 @@ from servers import jpeg, send_motion_jpeg, serve_rtsp, tcp_server, transport_st
 
 from sttrack_deploy.errors import UserError
 from sttrack_deploy.video import live, source
+from sttrack_deploy.video.decoded import DisplayedImage
 from sttrack_deploy.video.frames import SourceInfo
 from sttrack_deploy.video.live import LiveOptions, LiveSource, Received
 from sttrack_deploy.video.source import open_source
@@ -40,7 +41,7 @@ class Clock:
 class Script:
     """A connection that gives frames, one every ``step`` of the clock, and then ends or fails."""
 
-    fps = None
+    fps: float | None = None
 
     def __init__(
         self,
@@ -74,7 +75,7 @@ def scripted(
     notes: list[str] = []
     waiting = iter(connections)
 
-    def connect() -> Script:
+    def connect() -> live.Connection:
         made = next(waiting)
         if isinstance(made, UserError):
             raise made
@@ -203,11 +204,15 @@ def test_a_stall_is_told_once_and_its_end(monkeypatch: pytest.MonkeyPatch) -> No
         notes.append(text)
         told.set()
 
+    def let_go() -> None:
+        told.wait(10)
+        go.set()
+
     opened._note = note
     with opened:
         next(opened)
         taken.set()
-        release = threading.Thread(target=lambda: (told.wait(10), go.set()), daemon=True)
+        release = threading.Thread(target=let_go, daemon=True)
         release.start()
         next(opened)
     assert [text for text in notes if "no frame from cam for" in text] == [notes[0]]
@@ -224,7 +229,7 @@ def test_fifty_drops_cost_no_file_descriptors_and_no_threads() -> None:
     with tcp_server(serve) as port:
         clock = Clock()
         url = f"http://127.0.0.1:{port}/video.mjpg"
-        displayed = live.DisplayedImage()
+        displayed = DisplayedImage()
 
         def connect() -> live.Connection:
             return live.StreamConnection(url, url, displayed, 5.0, format="mpjpeg")

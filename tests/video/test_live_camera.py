@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 
+import cv2
 import numpy as np
 import pytest
 from clips import SIZE, picture
@@ -11,7 +12,6 @@ from live_frames import drain
 from servers import tcp_server
 
 from sttrack_deploy.errors import UserError
-from sttrack_deploy.video import live
 from sttrack_deploy.video.live import LiveOptions
 from sttrack_deploy.video.source import open_source
 
@@ -39,12 +39,12 @@ class FakeCapture:
 def test_a_camera_by_index(monkeypatch: pytest.MonkeyPatch) -> None:
     images = [picture(0), picture(1), picture(2, (128, 192))]
     fake = FakeCapture(images)
-    monkeypatch.setattr(live.cv2, "VideoCapture", lambda _: fake)
+    monkeypatch.setattr(cv2, "VideoCapture", lambda _: fake)
     frames, problem = drain(open_source("0", live=LiveOptions(reconnect=0, every_frame=True)))
     assert [frame.image.shape for frame in frames] == [(*SIZE, 3)] * 3
     assert "camera 0 stopped sending after 3 frames" in problem
     assert fake.released
-    monkeypatch.setattr(live.cv2, "VideoCapture", lambda _: FakeCapture([], opened=False))
+    monkeypatch.setattr(cv2, "VideoCapture", lambda _: FakeCapture([], opened=False))
     with pytest.raises(UserError, match="cannot open camera 7: no such camera"):
         open_source("7")
 

@@ -6,6 +6,7 @@ import random
 import sys
 from fractions import Fraction
 from pathlib import Path
+from typing import Literal
 
 import av
 import cv2
@@ -34,7 +35,7 @@ def drain(reader: VideoReader) -> tuple[list[Frame], str]:
     return frames, problem
 
 
-def has(codec: str, mode: str) -> bool:
+def has(codec: str, mode: Literal["r", "w"]) -> bool:
     try:
         av.Codec(codec, mode)
     except av.error.FFmpegError:
@@ -159,7 +160,7 @@ def test_a_damaged_file_gives_every_good_frame_and_counts_the_bad(threads: int, 
     path = write_clip(tmp_path / "a.mp4", STEADY, options={"g": "5", "bf": "0", "sc_threshold": "0"})
     data = bytearray(path.read_bytes())
     with av.open(str(path)) as container:
-        packets = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
+        packets = [(packet.pos or 0, packet.size) for packet in container.demux(video=0) if packet.size]
     dice = random.Random(3)
     for number in (7, 12, 28):
         position, size = packets[number]
@@ -177,7 +178,7 @@ def test_frames_with_errors_in_them_are_told(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "a.mp4", STEADY, "mpeg4", options={"g": "30"}, base=Fraction(1, 25))
     data = bytearray(path.read_bytes())
     with av.open(str(path)) as container:
-        packets = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
+        packets = [(packet.pos or 0, packet.size) for packet in container.demux(video=0) if packet.size]
     position, size = packets[0]
     data[position + size // 2 : position + size] = bytes(size - size // 2)
     path.write_bytes(data)

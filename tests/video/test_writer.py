@@ -220,7 +220,7 @@ def test_an_interrupted_video_is_complete_up_to_there(tmp_path: Path) -> None:
 def test_a_full_disk_keeps_what_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = shutil.disk_usage(tmp_path)
     room = iter([2**30] * 6)
-    monkeypatch.setattr(writer.shutil, "disk_usage", lambda _: real._replace(free=next(room, 2**20)))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: real._replace(free=next(room, 2**20)))
     with pytest.raises(UserError, match=r"disk is full: no room for frame 5 of .*a\.mp4 .* kept"):
         write_until(tmp_path / "a.mp4", 20)
     monkeypatch.undo()

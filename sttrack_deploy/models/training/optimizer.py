@@ -142,7 +142,7 @@ class Optimizer:
 
     def backward(self, loss: Tensor) -> None:
         """Add the loss's gradient to what is there."""
-        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        self.scaler.scale(loss).backward()
 
     def step(self, learning_rate: float) -> Tensor:
         """Change the weights and clear the gradients.

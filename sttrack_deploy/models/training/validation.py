@@ -79,7 +79,7 @@ def forward_clip(
         target_mask=state.target_mask.repeat_interleave(frames, 0),
     )
     encoding = network.encode(clip.search.flatten(0, 1), clip.search_mask.flatten(0, 1), repeated)
-    views = [part.unflatten(0, (batch, frames)) for part in encoding]  # type: ignore[no-untyped-call]
+    views = [part.unflatten(0, (batch, frames)) for part in encoding]
     queries: list[Tensor] = []
     for frame in range(frames):
         if truncate and frame and frame % truncate == 0:
@@ -138,7 +138,7 @@ def predict_clips(
             mine[number] = corners.box.float().cpu(), corners.confidence.float().cpu()
     whole = {number: part for parts in processes.gather(mine) for number, part in parts.items()}
     box, confidence = (torch.cat([whole[number][i] for number in sorted(whole)]) for i in (0, 1))
-    return Predictions(box.unflatten(0, (count, frames)), confidence.unflatten(0, (count, frames)))  # type: ignore[no-untyped-call]
+    return Predictions(box.unflatten(0, (count, frames)), confidence.unflatten(0, (count, frames)))
 
 
 def grade_predictions(predictions: Predictions, clips: ClipBatch) -> Validation:
@@ -176,7 +176,7 @@ def draw_validation_strip(clips: ClipBatch, predictions: Predictions, out: Path,
     count, frames = clips.present.shape
     count = min(rows, count)
     overlap, _ = generalized_iou(predictions.box.flatten(0, 1), clips.box.flatten(0, 1).clamp(0, 1))
-    iou = overlap.unflatten(0, predictions.box.shape[:2])  # type: ignore[no-untyped-call]
+    iou = overlap.unflatten(0, predictions.box.shape[:2])
     lines = []
     for clip in range(count):
         tiles = [_tile(clips.template[clip], "template")]

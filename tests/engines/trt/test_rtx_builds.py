@@ -141,10 +141,12 @@ def graph(
     constants: dict[str, Any] | None = None,
     opset: int = 20,
 ) -> onnx.ModelProto:
-    ports = [[helper.make_tensor_value_info(n, *p) for n, p in side.items()] for side in (inputs, outputs)]
+    ins, outs = (
+        [helper.make_tensor_value_info(n, *p) for n, p in side.items()] for side in (inputs, outputs)
+    )
     weights = [numpy_helper.from_array(np.asarray(v), n) for n, v in (constants or {}).items()]
     return helper.make_model(
-        helper.make_graph(nodes, "g", *ports, weights),
+        helper.make_graph(nodes, "g", ins, outs, weights),
         opset_imports=[helper.make_opsetid("", opset)],
         ir_version=9,
     )
@@ -235,7 +237,7 @@ GRAPHS: dict[str, Callable[[], onnx.ModelProto]] = {
 SAID: list[str] = []
 
 
-class Logger(trt.ILogger):  # type: ignore[misc]
+class Logger(trt.ILogger):  # type: ignore[misc,name-defined]
     """The library keeps to the first logger that it is given."""
 
     def __init__(self) -> None:

@@ -40,8 +40,7 @@ def test_the_first_frame_does_not_count() -> None:
 
 
 def test_covered_frames_do_not_count_and_absent_ones_do() -> None:
-    flags = {"occluded": [False, True, False], "absent": [False, False, True]}
-    result = val([BOX, APART, HALF], [BOX] * 3, **flags)
+    result = val([BOX, APART, HALF], [BOX] * 3, occluded=[False, True, False], absent=[False, False, True])
     assert (result.frames, result.mean_overlap) == (1, 0.5)
 
 
@@ -55,7 +54,7 @@ def test_ao_is_over_the_frames_of_all_sequences() -> None:
 def test_success_rates_are_strict() -> None:
     three_quarters = [1.0, 1.0, 10.0, 7.5]
     result = GOT10K.score(val([BOX, BOX, three_quarters, HALF], [BOX] * 4))
-    assert (result["sr50"], result["sr75"]) == (pytest.approx(2 / 3), pytest.approx(1 / 3))
+    assert [result["sr50"], result["sr75"]] == pytest.approx([2 / 3, 1 / 3])
 
 
 def test_boxes_are_clipped_on_the_right_and_below_by_their_size() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def several() -> list[Track]:
 
 
 def compare(
-    experiment: Any, scores: dict[str, float], keys: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    experiment: Any, scores: Mapping[str, float], keys: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> Any:
     monkeypatch.setattr(experiment, "plot_curves", lambda *_: None)
     overall = experiment.report([TRACKER])[TRACKER]["overall"]

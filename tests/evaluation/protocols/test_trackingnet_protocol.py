@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -14,7 +16,7 @@ def curves(prediction: npt.ArrayLike, truth: npt.ArrayLike, **flags: npt.ArrayLi
     return measure("trackingnet", prediction, truth, "trackingnet", size=None, **flags)
 
 
-def numbers(prediction: npt.ArrayLike, truth: npt.ArrayLike, **flags: npt.ArrayLike) -> dict[str, float]:
+def numbers(prediction: npt.ArrayLike, truth: npt.ArrayLike, **flags: npt.ArrayLike) -> Mapping[str, float]:
     return score("trackingnet", prediction, truth, "trackingnet", size=None, **flags)
 
 

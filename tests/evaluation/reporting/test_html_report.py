@@ -166,8 +166,8 @@ def test_every_number_has_its_protocol(compared: Comparison, page: Page) -> None
         for each in compared.reports:
             for value in each.score(protocol).values():
                 assert f"{value:.3f}" in side_by_side
-    for row in compared.by_sequence(PYTRACKING):
-        assert all(f"{value:.3f}" in page.texts["table"][-3] for value in row.values)
+    for scores in compared.by_sequence(PYTRACKING):
+        assert all(f"{value:.3f}" in page.texts["table"][-3] for value in scores.values)
     captions = page.texts["caption"]
     assert all("rotocol p" in caption for caption in captions)
     titles = [text for text in page.texts["text"] if "pytracking" in text or "picky" in text]

@@ -78,7 +78,7 @@ def test_a_lost_tracker_is_not_sure_of_itself() -> None:
     assert result.confidences is not None
     result.confidences[31] = 0.9
     assert reasons(scored(data, result))[31] == "sure, but the target is absent"
-    called = dataclasses.replace(result, lost=np.isnan(data.truth).any(axis=1))
+    called = dataclasses.replace(result, lost=np.asarray(np.isnan(data.truth).any(axis=1)))
     assert reasons(scored(data, called))[31] == "target absent"
 
 
@@ -175,7 +175,7 @@ def test_decoding_is_one_pass_that_ends_with_the_last_frame_wanted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = sequence("a", tmp_path, frames=40)
-    seen = []
+    seen: list[int] = []
 
     def counted(which: VideoSequence) -> Iterator[np.ndarray]:
         for frame in frames_of(which):

@@ -131,8 +131,8 @@ def test_a_constant_that_both_sides_read_is_exact_for_the_fp32_side() -> None:
         helper.make_node("Mul", ["x", "k"], ["b"], name="kept"),
     ]
     half = convert(model_of(nodes, ["x"], ["a", "b"], {"k": third}), ["kept"])
-    found = outputs(open_model(half), {"x": np.float32([1, 2, 3, 4])})
-    np.testing.assert_array_equal(found["b"], third * np.float32([1, 2, 3, 4]))
+    found = outputs(open_model(half), {"x": np.array([1, 2, 3, 4], np.float32)})
+    np.testing.assert_array_equal(found["b"], third * np.array([1, 2, 3, 4], np.float32))
     assert found["a"][0] == np.float16(1 / 3)
 
 
@@ -143,7 +143,7 @@ def test_an_output_that_others_read_too_stays_fp32_outside() -> None:
     ]
     half = convert(model_of(nodes, ["x"], ["y", "z"], {}), [])
     onnx.checker.check_model(half, full_check=True)
-    found = outputs(open_model(half), {"x": np.float32([1, -2, 3, -4])})
+    found = outputs(open_model(half), {"x": np.array([1, -2, 3, -4], np.float32)})
     np.testing.assert_array_equal(found["y"], [-1, 2, -3, 4])
     np.testing.assert_array_equal(found["z"], [1, 2, 3, 4])
     assert [n.op_type for n in half.graph.node].count("Cast") == 3  # x in, y and z out: z reads y's FP16 form
@@ -160,7 +160,9 @@ def test_what_fp16_cannot_hold_stays_in_fp32() -> None:
     maxima = {n: r.absmax for n, r in measure_ranges(model, [{"x": np.ones(4, np.float32)}]).items()}
     wide = wide_nodes(model, maxima)
     assert wide == ["grows", "shrinks"]
-    found = outputs(open_model(convert(model, wide), optimized=False), {"x": np.float32([1, 2, 3, 4])})
+    found = outputs(
+        open_model(convert(model, wide), optimized=False), {"x": np.array([1, 2, 3, 4], np.float32)}
+    )
     np.testing.assert_allclose(found["z"], [-1, -2, -3, -4], rtol=1e-3)
 
 

@@ -12,7 +12,7 @@ from precision_inputs import recorded
 from progress_log import ProgressLog
 
 from sttrack_deploy.bundle import Bundle
-from sttrack_deploy.export.precision import METHODS
+from sttrack_deploy.export.precision import METHODS, Method
 from sttrack_deploy.export.precision.measurements import BINS, TensorRange, largest_values, measure_ranges
 
 
@@ -38,7 +38,7 @@ def test_the_histogram_loses_nothing_however_the_range_grows(samples: list[list[
 
 def test_a_value_that_is_not_a_number_is_refused() -> None:
     with pytest.raises(ValueError, match="not finite"):
-        ranged(np.float32([1.0, np.nan]))
+        ranged(np.array([1.0, np.nan], np.float32))
 
 
 def test_percentile_leaves_an_outlier_out_and_minmax_does_not() -> None:
@@ -70,7 +70,7 @@ def test_least_squares_finds_the_threshold_of_the_least_error() -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_tensor_of_zeros_still_has_a_scale(method: str) -> None:
+def test_a_tensor_of_zeros_still_has_a_scale(method: Method) -> None:
     assert ranged(np.zeros(10, np.float32)).threshold(method) > 0
 
 
@@ -100,5 +100,7 @@ def test_magnitudes_are_those_of_the_graph() -> None:
         opset_imports=[helper.make_opsetid("", 20)],
         ir_version=10,
     )
-    found = measure_ranges(model, [{"x": np.float32([1, -3, 2])}, {"x": np.float32([0.5, 0, 0])}])
+    found = measure_ranges(
+        model, [{"x": np.array([1, -3, 2], np.float32)}, {"x": np.array([0.5, 0, 0], np.float32)}]
+    )
     assert {name: r.absmax for name, r in found.items()} == {"x": 3.0, "y": 9.0, "z": 9.0}

@@ -27,7 +27,7 @@ def predictor(shift: float) -> onnx.ModelProto:
 
 
 def feeds(sure: float) -> dict[str, np.ndarray]:
-    return {"x": np.float32([[0.2, 0.2, 0.4, 0.4]]), "sure": np.float32([sure])}
+    return {"x": np.array([[0.2, 0.2, 0.4, 0.4]], np.float32), "sure": np.array([sure], np.float32)}
 
 
 def test_error_is_one_minus_iou() -> None:

@@ -19,8 +19,9 @@ def grey_texture(rng: np.random.Generator, height: int, width: int) -> np.ndarra
     for cell in (4, 12, 40):
         noise = rng.random((height // cell + 2, width // cell + 2)).astype(np.float32)
         total += cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
-    total = cv2.normalize(total, None, 20, 235, cv2.NORM_MINMAX)
-    return cv2.merge([total.astype(np.uint8)] * 3)
+    low, high = float(total.min()), float(total.max())
+    grey = (20 + (total - low) * (215 / (high - low))).astype(np.uint8)
+    return np.repeat(grey[:, :, None], 3, axis=2)
 
 
 @pytest.fixture(scope="session")

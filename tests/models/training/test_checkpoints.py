@@ -41,7 +41,8 @@ def test_a_damaged_one_falls_back_to_the_one_before(tmp_path: Path, damage: str)
     content = bytearray(path.read_bytes())
     if damage == "flip":
         content[len(content) // 2] ^= 4  # among the weights: torch.load would not notice
-    path.write_bytes({"cut": content[:-700], "flip": content, "empty": b"", "text": b"hello"}[damage])
+    damaged = {"cut": bytes(content[:-700]), "flip": bytes(content), "empty": b"", "text": b"hello"}
+    path.write_bytes(damaged[damage])
     notes: list[str] = []
     assert step_of(folder.newest(notes.append)) == 2
     assert len(notes) == 1

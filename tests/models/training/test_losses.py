@@ -53,7 +53,7 @@ def graded(peaks: tuple[int, int] | None, present: bool) -> float:
     box = torch.tensor([[0.25, 0.25, 0.5, 0.5]])  # corners in cells 2 and 4
     weights = LossWeights(corner=1.0, foreground=1.0)
     similarity = torch.zeros(1, 64)
-    return float(grade(box, *scores, similarity, box, torch.tensor([present]), weights).corner)
+    return float(grade(box, scores[0], scores[1], similarity, box, torch.tensor([present]), weights).corner)
 
 
 def test_an_absent_target_asks_for_flat_maps_and_a_present_one_for_sharp_ones() -> None:

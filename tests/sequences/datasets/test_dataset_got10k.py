@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from miniatures import boxes, level, write_images, write_text
+from miniatures import boxes, flags_of, level, write_images, write_text
 
 from sttrack_deploy.errors import UserError
 from sttrack_deploy.sequences.datasets.got10k import read_got10k_test, read_got10k_val
@@ -32,8 +32,8 @@ def test_val(root: Path) -> None:
     (sequence,) = read_got10k_val(root)
     assert (sequence.name, sequence.dataset, sequence.scorable) == (VAL, "got10k_val", True)
     np.testing.assert_array_equal(sequence.truth[0], [1.5, 2, 3, 4])
-    assert sequence.absent.tolist() == [False, False, True, False]
-    assert sequence.occluded.tolist() == [False, True, True, False]
+    assert flags_of(sequence.absent) == [False, False, True, False]
+    assert flags_of(sequence.occluded) == [False, True, True, False]
     assert [level(frame) for frame in frames_of(sequence)] == [1, 2, 3, 4]
 
 

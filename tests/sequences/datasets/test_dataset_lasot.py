@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from miniatures import boxes, level, write_images, write_text
+from miniatures import boxes, flags_of, level, write_images, write_text
 
 from sttrack_deploy.errors import UserError
 from sttrack_deploy.sequences.datasets.base import published_table
@@ -57,9 +57,9 @@ def test_truth_flags_and_frames(tmp_path: Path, flat: bool) -> None:
     (folder / "out_of_view.txt").write_text("0,0,1,0\n")
     (sequence,) = read_lasot(tmp_path, partial=True)
     np.testing.assert_array_equal(sequence.truth[:3], [[367, 101, 41, 16], [366, 102, 41, 16], [0, 0, 0, 0]])
-    assert sequence.absent.tolist() == [False, False, True, False]
-    assert sequence.occluded.tolist() == [False, True, False, False]
-    assert sequence.visible.tolist() == [True, False, False, True]
+    assert flags_of(sequence.absent) == [False, False, True, False]
+    assert flags_of(sequence.occluded) == [False, True, False, False]
+    assert flags_of(sequence.visible) == [True, False, False, True]
     assert sequence.scorable
     assert [level(frame) for frame in frames_of(sequence)] == [1, 2, 3, 4]
 

@@ -12,7 +12,7 @@ from sttrack_deploy.sequences.datasets.otb100 import read_otb100
 from sttrack_deploy.sequences.sequence import VideoSequence, frames_of
 
 
-def only(root: Path) -> VideoSequence:
+def only(root: Path) -> tuple[VideoSequence, float]:
     """The one sequence there; its first frame's grey level with it."""
     (sequence,) = read_otb100(root, partial=True)
     return sequence, level(next(iter(frames_of(sequence))))

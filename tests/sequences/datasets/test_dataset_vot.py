@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from miniatures import boxes, level, write_images, write_text
+from miniatures import boxes, flags_of, level, write_images, write_text
 
 from sttrack_deploy.errors import UserError
 from sttrack_deploy.sequences.datasets.vot import read_vot, region_box
@@ -72,7 +72,7 @@ def test_a_mask_gives_the_box_of_its_pixels(mask: npt.NDArray[np.bool_], left: i
     inside[y - top : y - top + h, x - left : x - left + w] = True
     assert not (mask & ~inside).any()
     ys, xs = np.nonzero(mask)
-    assert (w, h) == (np.ptp(xs) + 1, np.ptp(ys) + 1)
+    assert [w, h] == [int(np.ptp(xs)) + 1, int(np.ptp(ys)) + 1]
 
 
 @pytest.mark.parametrize(
@@ -146,8 +146,8 @@ def test_tags(root: Path) -> None:
     }.items():
         write_text(root / "ants1" / tag, flags)
     (sequence,) = read_vot(root)
-    assert sequence.occluded.tolist() == [False, True, False]
-    assert sequence.absent.tolist() == [False, False, True]
+    assert flags_of(sequence.occluded) == [False, True, False]
+    assert flags_of(sequence.absent) == [False, False, True]
     assert sequence.attributes == ("camera_motion", "full-occlusion", "occlusion", "out-of-frame")
 
 

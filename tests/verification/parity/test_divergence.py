@@ -11,7 +11,7 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
-from tiny import TINY, search_input, template_input
+from tiny import TINY, as_arrays, search_input, template_input
 
 from sttrack_deploy.bundle import MANIFEST, Bundle, open_bundle
 from sttrack_deploy.engines.recording import Recording, RecordingEngine
@@ -33,7 +33,7 @@ def recording(tiny_bundle: Bundle) -> Recording:
     assert recorder.start is not None
     recording = Recording("noise", recorder.start)
     for _ in range(FRAMES):
-        _, state = recorder.step(*(t.numpy() for t in search_input(TINY, 1, generator)), state)
+        _, state = recorder.step(*as_arrays(search_input(TINY, 1, generator)), state)
         assert recorder.last is not None
         recording.steps.append(recorder.last)
     return recording

@@ -12,8 +12,8 @@ from sttrack_deploy.verification.parity.tensor_errors import TensorErrors, relat
 
 def test_errors_are_gathered_over_frames() -> None:
     errors = TensorErrors()
-    errors.add("x", np.float32([1.0, 2.5]), np.float32([1.0, 2.0]))
-    errors.add("x", np.float32([-4.0, 0.0]), np.float32([-4.0, 0.25]))
+    errors.add("x", np.array([1.0, 2.5], np.float32), np.array([1.0, 2.0], np.float32))
+    errors.add("x", np.array([-4.0, 0.0], np.float32), np.array([-4.0, 0.25], np.float32))
     errors.add("y", np.array([True, False]), np.array([True, True]))
     x, y = errors.table()
     assert (x.name, x.largest, x.mean, x.relative, x.values) == ("x", 0.5, 0.1875, 0.125, 4)
@@ -21,9 +21,12 @@ def test_errors_are_gathered_over_frames() -> None:
     assert (y.largest, y.mean) == (1.0, 0.5)
 
 
-@pytest.mark.parametrize("wrong", [np.float32([1.0, np.nan]), np.float32([1.0]), np.float32([np.inf, 2.0])])
+@pytest.mark.parametrize(
+    "wrong",
+    [np.array([1.0, np.nan], np.float32), np.array([1.0], np.float32), np.array([np.inf, 2.0], np.float32)],
+)
 def test_what_cannot_be_compared_is_infinitely_wrong(wrong: np.ndarray) -> None:
-    assert relative_error(wrong, np.float32([1.0, 2.0])) == math.inf
+    assert relative_error(wrong, np.array([1.0, 2.0], np.float32)) == math.inf
 
 
 def test_zeros() -> None:

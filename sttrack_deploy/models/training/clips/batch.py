@@ -276,7 +276,7 @@ class Prefetched:
             yield
             return
         if not hasattr(self._streams, "stream"):
-            self._streams.stream = torch.cuda.Stream(self.feed.device)  # type: ignore[no-untyped-call]
+            self._streams.stream = torch.cuda.Stream(self.feed.device)
         with torch.cuda.stream(self._streams.stream):
             yield
             self._streams.stream.synchronize()

@@ -152,7 +152,7 @@ def train(
         terms = follow(network, frozen, worlds, np.random.default_rng((recipe.seed, step, 1)))
         loss = terms.box + recipe.place * terms.place + recipe.confidence * terms.confidence
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(list(trained.values()), recipe.clip_norm)
         if torch.isfinite(norm):
             optimizer.step()

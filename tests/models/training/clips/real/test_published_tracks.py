@@ -152,7 +152,7 @@ def test_lasot_trains_on_what_is_not_tested() -> None:
 
 def test_got10k_lists_are_as_long_as_published() -> None:
     sizes = {"train": 7934, "val": 1401, "vottrain": 7086, "votval": 1249, "all": 9335, "vot_allowed": 8335}
-    assert {split: len(got10k_numbers(split)) for split in sizes} == sizes  # type: ignore[arg-type]
+    assert {split: len(got10k_numbers(split)) for split in sizes} == sizes
     assert not got10k_numbers("vottrain") & got10k_numbers("votval")
     assert got10k_numbers("train") | got10k_numbers("val") == got10k_numbers("all")
 
@@ -170,4 +170,4 @@ def test_got10k_lists_as_published_count_from_zero() -> None:
 
 def test_unknown_split() -> None:
     with pytest.raises(UserError, match=r"vottrain, .* not 'test'"):
-        got10k_numbers("test")  # type: ignore[arg-type]
+        got10k_numbers("test")

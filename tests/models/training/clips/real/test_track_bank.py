@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -61,9 +62,14 @@ def test_a_folder_that_cannot_be_written_does_no_harm(tmp_path: Path) -> None:
 def test_a_data_set_is_indexed_again_when_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root, cache = tmp_path / "set", tmp_path / "cache"
     trackingnet(root, 0, "a")
-    builds = []
+    builds: list[int] = []
     real = published_tracks._build
-    monkeypatch.setattr(published_tracks, "_build", lambda *args: (builds.append(1), real(*args))[1])
+
+    def build(*args: Any) -> TrackIndex:
+        builds.append(1)
+        return real(*args)
+
+    monkeypatch.setattr(published_tracks, "_build", build)
 
     def count() -> tuple[int, int]:
         tracks = trackingnet_tracks(root, (0,), cache=cache, partial=True, notice=lambda _: None)

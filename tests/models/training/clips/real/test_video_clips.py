@@ -93,7 +93,7 @@ def test_without_the_named_tracks_a_tenth_is_held_out(video_folder: Path, tmp_pa
         for suffix in (".mp4", ".txt"):
             shutil.copy(video_folder / f"one{suffix}", tmp_path / f"v{number}{suffix}")
     shutil.copy(video_folder / "one.txt", tmp_path / "v0__track1.txt")
-    train, val = ({t.name for t in load_tracks([tmp_path], split)} for split in ("train", "val"))  # type: ignore[arg-type]
+    train, val = ({t.name for t in load_tracks([tmp_path], split)} for split in ("train", "val"))
     assert not train & val
     assert len(train | val) == 6
     assert len({name.split("__")[0] for name in val}) == 1
