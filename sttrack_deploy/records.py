@@ -169,8 +169,8 @@ def _reason(error: Exception) -> str:
 def fill(kind: type[T], values: Any, where: str) -> T:
     """A dataclass from a table; the annotations of its fields say what each value must be.
 
-    Annotations are plain types, ``X | None``, ``Literal``, ``tuple``, ``Mapping[str, X]``, dataclasses, and any of
-    these ``Annotated`` with :class:`Within` or :class:`Matches`.
+    Annotations are plain types, ``X | None``, ``Literal``, ``tuple``, ``list``, ``Mapping[str, X]``, dataclasses, and
+    any of these ``Annotated`` with :class:`Within` or :class:`Matches`.
 
     Args:
         values: as TOML or :mod:`json` has it; what is not there has its default. Dataclasses that are made already
@@ -256,6 +256,10 @@ def _converted(value: Any, kind: Any, name: str) -> Any:
         if len(each) != len(value):
             raise UserError(f"{name} must be a list of {len(each)}, not {show(value)}")
         return tuple(_converted(v, k, name) for v, k in zip(value, each, strict=True))
+    elif origin is list:
+        if not isinstance(value, list):
+            raise UserError(f"{name} must be a list, not {show(value)}")
+        return [_converted(item, arguments[0], name) for item in value]
     elif isinstance(origin, type) and issubclass(origin, Mapping):
         if not isinstance(value, Mapping):
             raise UserError(f"{name} must be a table, not {show(value)}")

@@ -29,6 +29,7 @@ import numpy.typing as npt
 
 from sttrack_deploy.bundle import Bundle
 from sttrack_deploy.errors import UserError
+from sttrack_deploy.records import fill, parse_json, show
 
 __all__ = [
     "ADVISED_SAMPLES",
@@ -203,28 +204,15 @@ class CalibrationManifest:
         """
         again = "record the set again with sttrack-calibrate"
         try:
-            data = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{where} is not valid JSON ({error}); {again}") from error
-        schema = data.get("schema") if isinstance(data, dict) else None
-        if schema != SCHEMA or "samples" not in data:
-            raise UserError(
-                f"{where} is not a calibration set's manifest of schema {SCHEMA} (schema {schema!r}); {again}"
-            )
-        try:
-            return cls(
-                **{
-                    **data,
-                    "samples": tuple(SampleEntry(**entry) for entry in data["samples"]),
-                    "templates": tuple(TemplateEntry(**entry) for entry in data["templates"]),
-                    "sources": tuple(SourceEntry(**entry) for entry in data["sources"]),
-                    "inputs": _ranges(data["inputs"]),
-                    "template_inputs": _ranges(data["template_inputs"]),
-                    "confidence": Confidence(**{k: tuple(v) for k, v in data["confidence"].items()}),
-                }
-            )
-        except (KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{where} is not a calibration set's manifest ({error}); {again}") from error
+            data = parse_json(text, where)
+            schema = data.get("schema") if isinstance(data, dict) else None
+            if type(schema) is not int or schema != SCHEMA or "samples" not in data:
+                raise UserError(
+                    f"{where} is not a calibration set's manifest of schema {SCHEMA} (schema {show(schema)})"
+                )
+            return fill(cls, data, where)
+        except UserError as error:
+            raise UserError(f"{error}; {again}") from error
 
 
 def graphs_of(bundle: Bundle) -> dict[str, str]:
@@ -236,10 +224,6 @@ def graphs_of(bundle: Bundle) -> dict[str, str]:
         "template_sha256": manifest.template.sha256,
         "search_sha256": manifest.search.sha256,
     }
-
-
-def _ranges(data: Mapping[str, Mapping[str, Any]]) -> dict[str, InputRange]:
-    return {name: InputRange(**{**r, "shape": tuple(r["shape"])}) for name, r in data.items()}
 
 
 Feeds = dict[str, npt.NDArray[Any]]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from sttrack_deploy.bundle import Bundle, GraphSpec
+from sttrack_deploy.bundle import Bundle, GraphSpec, StateSpec
 from sttrack_deploy.errors import UsageError, UserError
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "EngineState",
     "Ports",
     "Prediction",
+    "TwoSidedState",
     "check_finite",
     "check_interface",
     "check_process",
@@ -28,6 +30,7 @@ __all__ = [
 UInt8Array = npt.NDArray[np.uint8]
 BoolArray = npt.NDArray[np.bool_]
 Float32Array = npt.NDArray[np.float32]
+Buffer = TypeVar("Buffer")
 
 Arrays = dict[str, npt.NDArray[Any]]
 """State tensors by :attr:`~sttrack_deploy.bundle.StateSpec.name`, ``(B, ...)`` each."""
@@ -89,6 +92,51 @@ class Engine(Protocol):
     def describe(self) -> dict[str, str]:
         """Version, device or execution provider, threads: what to print beside a measurement."""
         ...
+
+
+class TwoSidedState(ABC, Generic[Buffer]):
+    """A track's state where the back end computes, in two sides: each step reads one and writes the other.
+
+    Buffers are bound once, when a back end's subclass has made them; a step copies no state. What never changes is in
+    both sides.
+    """
+
+    def __init__(self, specs: tuple[StateSpec, ...], values: Mapping[str, Buffer]) -> None:
+        """``values``: buffers by the search graph's input names; they become the state's own."""
+        first = dict(values)
+        second = {s.input: self.like(first[s.input]) if s.output else first[s.input] for s in specs}
+        self._sides = (first, second)
+        self._turn = 0
+        for turn in (0, 1):
+            for s in specs:
+                written = None if s.output is None else (s.output, self._sides[1 - turn][s.input])
+                self.bind(turn, (s.input, self._sides[turn][s.input]), written)
+
+    @abstractmethod
+    def like(self, buffer: Buffer) -> Buffer:
+        """A buffer of the same shape and dtype in the same place; its content is undefined."""
+
+    @abstractmethod
+    def bind(self, turn: int, read: tuple[str, Buffer], written: tuple[str, Buffer] | None) -> None:
+        """Let that turn's steps read a graph's input from a buffer, and write an output to another one."""
+
+    @abstractmethod
+    def run(self, turn: int, image: UInt8Array, mask: BoolArray) -> Prediction:
+        """One step of that turn; the prediction is the caller's own copy."""
+
+    @abstractmethod
+    def array(self, buffer: Buffer) -> npt.NDArray[Any]:
+        """A copy in host memory."""
+
+    def step(self, image: UInt8Array, mask: BoolArray) -> Prediction:
+        """Predict one frame; the state is then the other side."""
+        prediction = self.run(self._turn, image, mask)
+        self._turn = 1 - self._turn
+        return prediction
+
+    def values(self) -> Arrays:
+        """Copies of the state, by the search graph's input names."""
+        return {name: self.array(buffer) for name, buffer in self._sides[self._turn].items()}
 
 
 def check_finite(engine: str, prediction: Prediction, frame: int) -> None:

@@ -44,7 +44,8 @@ def test_viewers_of_one_frame_share_its_picture(encoded: list[int | None]) -> No
 
     bodies = asyncio.run(look())
     assert len(set(bodies)) == 1
-    assert cv2.imdecode(np.frombuffer(bodies[0], np.uint8), cv2.IMREAD_COLOR).shape == (45, 80, 3)
+    picture = cv2.imdecode(np.frombuffer(bodies[0], np.uint8), cv2.IMREAD_COLOR)
+    assert np.asarray(picture).shape == (45, 80, 3)
     assert encoded == [80]
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnxruntime
 
 from sttrack_deploy.bundle import (
@@ -18,7 +19,15 @@ from sttrack_deploy.bundle import (
     Bundle,
     StateSpec,
 )
-from sttrack_deploy.engines.base import Arrays, BoolArray, EngineState, Prediction, UInt8Array, graph_inputs
+from sttrack_deploy.engines.base import (
+    Arrays,
+    BoolArray,
+    EngineState,
+    Prediction,
+    TwoSidedState,
+    UInt8Array,
+    graph_inputs,
+)
 from sttrack_deploy.engines.cache import cache_of
 from sttrack_deploy.engines.onnxruntime.engine import CPU, Provider, open_session, session_options
 from sttrack_deploy.engines.registry import BACKENDS
@@ -29,49 +38,43 @@ __all__ = ["CUDA", "TENSORRT", "OnnxRuntimeGpuEngine", "create_cuda", "create_te
 CUDA, TENSORRT = "CUDAExecutionProvider", "TensorrtExecutionProvider"
 
 
-class _Track:
-    """One track (or batch of tracks): two bindings, each of which writes the state that the other reads.
-
-    State tensors are bound once and never leave the device; a step moves the crop in and the box out.
-    """
+class _BoundState(TwoSidedState[Any]):
+    """OrtValues that never leave the device; a step moves the crop in and the box out."""
 
     def __init__(
         self, session: onnxruntime.InferenceSession, specs: tuple[StateSpec, ...], values: Mapping[str, Any]
     ) -> None:
-        """``values``: OrtValues on the device by the search graph's input names; they become the track's own."""
-        first = dict(values)
-        second = {
-            spec.input: _like(first[spec.input]) if spec.output is not None else first[spec.input]
-            for spec in specs
-        }
-        self._sides = (first, second)
-        self._bindings = [session.io_binding() for _ in self._sides]
-        for turn, binding in enumerate(self._bindings):
-            for spec in specs:
-                binding.bind_ortvalue_input(spec.input, self._sides[turn][spec.input])
-                if spec.output is not None:
-                    binding.bind_ortvalue_output(spec.output, self._sides[1 - turn][spec.input])
+        self._session = session
+        self._bindings = [session.io_binding() for _ in range(2)]
+        super().__init__(specs, values)
+        for binding in self._bindings:
             for name in (BOX, CONFIDENCE):
                 binding.bind_output(name, "cpu")
-        self._session = session
-        self._turn = 0
 
-    def step(self, image: UInt8Array, mask: BoolArray) -> Prediction:
-        binding = self._bindings[self._turn]
+    def like(self, buffer: Any) -> Any:
+        make = onnxruntime.OrtValue.ortvalue_from_shape_and_type
+        dtype = {"tensor(float)": np.float32, "tensor(bool)": np.bool_}[buffer.data_type()]
+        return make(buffer.shape(), dtype, buffer.device_name(), 0)
+
+    def bind(self, turn: int, read: tuple[str, Any], written: tuple[str, Any] | None) -> None:
+        self._bindings[turn].bind_ortvalue_input(*read)
+        if written is not None:
+            self._bindings[turn].bind_ortvalue_output(*written)
+
+    def run(self, turn: int, image: UInt8Array, mask: BoolArray) -> Prediction:
+        binding = self._bindings[turn]
         binding.bind_cpu_input(SEARCH_IMAGE, np.ascontiguousarray(image))
         binding.bind_cpu_input(SEARCH_MASK, np.ascontiguousarray(mask))
         binding.synchronize_inputs()
         self._session.run_with_iobinding(binding)
         binding.synchronize_outputs()
-        self._turn = 1 - self._turn
         # In the order in which they were bound: state first.
         box, confidence = binding.get_outputs()[-2:]
         # Copies: the next step writes to the same memory.
         return Prediction(np.array(box.numpy()), np.array(confidence.numpy()))
 
-    def values(self) -> Arrays:
-        """Copies of the state, by the search graph's input names."""
-        return {name: np.array(value.numpy()) for name, value in self._sides[self._turn].items()}
+    def array(self, buffer: Any) -> npt.NDArray[Any]:
+        return np.array(buffer.numpy())
 
 
 class OnnxRuntimeGpuEngine:
@@ -114,7 +117,7 @@ class OnnxRuntimeGpuEngine:
         self._template.run_with_iobinding(binding)
         binding.synchronize_outputs()
         values = zip(self._specs, binding.get_outputs(), strict=True)
-        return _Track(self._search, self._specs, {spec.input: value for spec, value in values})
+        return _BoundState(self._search, self._specs, {spec.input: value for spec, value in values})
 
     def step(self, search: UInt8Array, mask: BoolArray, state: EngineState) -> tuple[Prediction, EngineState]:
         return state.step(search, mask), state
@@ -128,7 +131,7 @@ class OnnxRuntimeGpuEngine:
         values = graph_inputs(self._bundle, arrays)
         # On the CPU an OrtValue is a view of its array, hence the copy.
         held = {name: make(np.array(value, order="C"), self._device, 0) for name, value in values.items()}
-        return _Track(self._search, self._specs, held)
+        return _BoundState(self._search, self._specs, held)
 
     def describe(self) -> dict[str, str]:
         return {
@@ -137,13 +140,6 @@ class OnnxRuntimeGpuEngine:
             "providers": ", ".join(self._search.get_providers()),
             "device": self._device,
         }
-
-
-def _like(value: Any) -> Any:
-    """An OrtValue of the same shape and dtype on the same device; its content is undefined."""
-    make = onnxruntime.OrtValue.ortvalue_from_shape_and_type
-    dtype = {"tensor(float)": np.float32, "tensor(bool)": np.bool_}[value.data_type()]
-    return make(value.shape(), dtype, value.device_name(), 0)
 
 
 def create_cuda(bundle: Bundle, threads: int | None) -> OnnxRuntimeGpuEngine:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import openvino
 
 from sttrack_deploy.bundle import (
@@ -22,6 +24,7 @@ from sttrack_deploy.engines.base import (
     BoolArray,
     EngineState,
     Prediction,
+    TwoSidedState,
     UInt8Array,
     check_process,
     graph_inputs,
@@ -38,33 +41,27 @@ from sttrack_deploy.engines.profile import Operator, typical
 __all__ = ["OpenVinoEngine", "create", "create_bf16", "devices"]
 
 
-class _Track:
-    """One track (or batch of tracks): two infer requests, each of which writes the state that the other reads.
-
-    The tensors are bound once; a step copies the crop in and the box out, and no state.
-    """
+class _BoundState(TwoSidedState[openvino.Tensor]):
+    """Tensors of two infer requests; a step copies the crop in and the box out."""
 
     def __init__(self, search: openvino.CompiledModel, specs: tuple[StateSpec, ...], values: Arrays) -> None:
-        """``values``: the state by the search graph's input names; the arrays become the track's own."""
-        first = {name: openvino.Tensor(array) for name, array in values.items()}
-        second = {
-            spec.input: openvino.Tensor(np.empty_like(values[spec.input]))
-            if spec.output
-            else first[spec.input]
-            for spec in specs
-        }
-        self._sides = (first, second)
-        self._requests = [search.create_infer_request() for _ in self._sides]
-        for turn, request in enumerate(self._requests):
-            for spec in specs:
-                request.set_tensor(spec.input, self._sides[turn][spec.input])
-                if spec.output is not None:
-                    request.set_tensor(spec.output, self._sides[1 - turn][spec.input])
-        self._turn = 0
+        """``values``: by the search graph's input names; the arrays become the state's own."""
+        self._requests = [search.create_infer_request() for _ in range(2)]
         self._image: openvino.Tensor | None = None
         self._mask: openvino.Tensor | None = None
+        super().__init__(specs, {name: openvino.Tensor(array) for name, array in values.items()})
 
-    def step(self, image: UInt8Array, mask: BoolArray) -> Prediction:
+    def like(self, buffer: openvino.Tensor) -> openvino.Tensor:
+        return openvino.Tensor(np.empty_like(buffer.data))
+
+    def bind(
+        self, turn: int, read: tuple[str, openvino.Tensor], written: tuple[str, openvino.Tensor] | None
+    ) -> None:
+        self._requests[turn].set_tensor(*read)
+        if written is not None:
+            self._requests[turn].set_tensor(*written)
+
+    def run(self, turn: int, image: UInt8Array, mask: BoolArray) -> Prediction:
         if self._image is None or self._mask is None:
             self._image, self._mask = openvino.Tensor(image.copy()), openvino.Tensor(mask.copy())
             for request in self._requests:
@@ -73,11 +70,13 @@ class _Track:
         else:
             self._image.data[:] = image
             self._mask.data[:] = mask
-        request = self._requests[self._turn]
+        request = self._requests[turn]
         request.start_async()
         request.wait()
-        self._turn = 1 - self._turn
         return Prediction(request.get_tensor(BOX).data.copy(), request.get_tensor(CONFIDENCE).data.copy())
+
+    def array(self, buffer: openvino.Tensor) -> npt.NDArray[Any]:
+        return np.array(buffer.data)
 
     def counters(self) -> dict[tuple[str, str, str], float]:
         """Seconds of each operation of the last step, by name, type and kernel."""
@@ -87,10 +86,6 @@ class _Track:
             for info in infos
             if info.status == openvino.ProfilingInfo.Status.EXECUTED
         }
-
-    def values(self) -> Arrays:
-        """Copies of the state, by the search graph's input names."""
-        return {name: tensor.data.copy() for name, tensor in self._sides[self._turn].items()}
 
 
 class OpenVinoEngine:
@@ -145,7 +140,7 @@ class OpenVinoEngine:
         """A state that holds copies of these arrays, by the search graph's input names."""
         own = {name: np.array(value, order="C") for name, value in values.items()}
         search = self._for(len(next(iter(own.values())))).search
-        return _Track(search, self._bundle.manifest.state, own)
+        return _BoundState(search, self._bundle.manifest.state, own)
 
     def describe(self) -> dict[str, str]:
         return {

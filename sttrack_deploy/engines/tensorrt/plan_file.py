@@ -17,6 +17,7 @@ from sttrack_deploy.engines.cache import altered, cache_of
 from sttrack_deploy.engines.tensorrt.toolkit import TENSORRT, Flavor, Platform, Toolkit, release_of
 from sttrack_deploy.errors import UserError
 from sttrack_deploy.files import atomic_path
+from sttrack_deploy.records import fill, parse_json, read_text, show
 
 __all__ = [
     "PLANS",
@@ -146,23 +147,13 @@ def read_manifest(folder: Path, fix: str) -> PlanManifest:
     if not path.is_file():
         raise UnfitPlanError(f"there are no plans in {folder}; build them: {fix}")
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        if data["schema"] != SCHEMA:
-            raise UnfitPlanError(
-                f"{path} has schema {data['schema']!r}, this version reads {SCHEMA}; build the plans again: {fix}"
-            )
-        return PlanManifest(
-            **{
-                **data,
-                "template": PlanFile(**data["template"]),
-                "search": PlanFile(**data["search"]),
-                "batch": BatchRange(**data["batch"]),
-                "capability": tuple(data["capability"]),
-            }
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = " ".join(str(error).split())
-        raise UnfitPlanError(f"{path} cannot be used ({reason}); build the plans again: {fix}") from error
+        data = parse_json(read_text(path, "the list of plans"), "it")
+        schema = data.get("schema") if isinstance(data, dict) else None
+        if type(schema) is not int or schema != SCHEMA:
+            raise UserError(f"it has schema {show(schema)}, this version reads {SCHEMA}")
+        return fill(PlanManifest, data, "it")
+    except UserError as error:
+        raise UnfitPlanError(f"{path} cannot be used ({error}); build the plans again: {fix}") from error
 
 
 def open_plans(folder: Path, bundle: Bundle, here: Toolkit) -> PlanManifest:
