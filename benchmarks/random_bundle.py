@@ -4,7 +4,7 @@
     python benchmarks/random_bundle.py sttrack-r50 --out export/r50-random
     sttrack-bench export/r50-random --engine torch --engine onnxruntime
 
-Freshly initialised published networks predict one constant box whatever they see, and deep random ones explode or
+Freshly initialized published networks predict one constant box whatever they see, and deep random ones explode or
 die; numbers that are zero, infinite or denormal are not computed at the usual speed. Here every batch norm has the
 statistics of real activations and every input shows in the box, which is checked. The export is not compared with
 PyTorch in closed loop: under random weights a box says nothing, and rounding alone leads to another one.
@@ -60,7 +60,7 @@ def lively_network(config: ModelConfig, seed: int) -> STTrack:
 
 
 def _take_statistics(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-    """Make the layer normalise what it is given now, before it does."""
+    """Make the layer normalize what it is given now, before it does."""
     (x,) = inputs
     module.running_mean.copy_(x.mean(dim=(0, 2, 3)))  # type: ignore[operator]
     module.running_var.copy_(x.var(dim=(0, 2, 3)).clamp_min(1e-6))  # type: ignore[operator]

@@ -39,7 +39,7 @@ FloatArray = npt.NDArray[np.float64]
 
 TEACHERS = "NanoTrack v3,FEAR-XS"
 AGREE = 0.6
-"""IoU of the two teachers' boxes on a frame that is labelled."""
+"""IoU of the two teachers' boxes on a frame that is labeled."""
 RETURN = 0.5
 """IoU with the label of each teacher's box on the way back."""
 PATIENCE = 10
@@ -200,7 +200,7 @@ def main(videos: Path, seeds: Path, peers: Path, threads: int, longest: int, out
     makers = available(peers, TEACHERS, threads)
     teachers: list[SingleTargetTracker] = [maker() for maker in makers]
     out.mkdir(parents=True, exist_ok=True)
-    tracks = frames_labelled = 0
+    tracks = frames_labeled = 0
     with progress_bar() as bar:
         todo = {name: found for name, found in by_video.items() if name in files}
         bar.stage("tracks", sum(map(len, todo.values())))
@@ -215,8 +215,8 @@ def main(videos: Path, seeds: Path, peers: Path, threads: int, longest: int, out
                 bar.advance(len(found))
             done = json.loads(record.read_text(encoding="utf-8"))["tracks"]
             tracks += sum(track["file"] is not None for track in done)
-            frames_labelled += sum(track["labelled"] for track in done if track["file"] is not None)
-    say(f"made {tracks} tracks with {frames_labelled:,} labelled frames of {len(todo)} videos in {out}")
+            frames_labeled += sum(track["labeled"] for track in done if track["file"] is not None)
+    say(f"made {tracks} tracks with {frames_labeled:,} labeled frames of {len(todo)} videos in {out}")
     say(f"next, look at some of them; then train on them: sttrack-train --videos {out}")
 
 
@@ -241,7 +241,7 @@ def _label_video(
             with atomic_path(out / file) as temporary:
                 np.savetxt(temporary, labels, fmt="%.2f", delimiter=",")
         entries.append(
-            {"file": file, "seed": [seed.frame, *seed.box], "labelled": count, "frames": len(frames)}
+            {"file": file, "seed": [seed.frame, *seed.box], "labeled": count, "frames": len(frames)}
         )
         done()
     link = out / video.name

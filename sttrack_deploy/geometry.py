@@ -100,12 +100,12 @@ def snapped_window(box: Sequence[float], factor: float, grid: float, scale_step:
 
     Trackers whose boxes differ a little still cut the very same crop, nearly always, and then find the same box
     again: with :func:`box_from_window` rounding differences die out from frame to frame. In the published rule
-    they never do (whole pixels, and a centre that is carried on unrounded).
+    they never do (whole pixels, and a center that is carried on unrounded).
 
     Args:
         factor: side of the crop over ``sqrt(w * h)``, before it is moved.
         grid: distance of the places over the crop's side, above 0; at least one pixel.
-        scale_step: ratio of neighbouring sides less 1, for small steps; 0: every whole number of pixels.
+        scale_step: ratio of neighboring sides less 1, for small steps; 0: every whole number of pixels.
 
     Raises:
         UsageError: the box has no area.
@@ -124,7 +124,7 @@ def box_from_window(box_xyxy: Sequence[float], window: CropWindow) -> Box:
     """Map a predicted box back to the image: a function of the crop alone.
 
     Args:
-        box_xyxy: corners normalised to the search crop, 0 to 1.
+        box_xyxy: corners normalized to the search crop, 0 to 1.
         window: where the crop was cut.
 
     Returns:
@@ -140,14 +140,14 @@ def box_from_crop(
     """Map a predicted box back to the image.
 
     Args:
-        box_xyxy: corners normalised to the search crop, 0 to 1.
-        previous: the box ``(x, y, w, h)`` that the crop was centred on, image pixels.
+        box_xyxy: corners normalized to the search crop, 0 to 1.
+        previous: the box ``(x, y, w, h)`` that the crop was centered on, image pixels.
         search_size: side of the resized crop in pixels.
         resize_factor: ``search_size / side of the crop in image pixels``.
 
     Returns:
-        ``(x, y, w, h)`` in image pixels, not clipped. The centre is relative to the *unrounded*
-        previous centre, as published, although the crop itself was cut at whole pixels.
+        ``(x, y, w, h)`` in image pixels, not clipped. The center is relative to the *unrounded*
+        previous center, as published, although the crop itself was cut at whole pixels.
     """
     scale = search_size / resize_factor
     x1, y1, x2, y2 = (float(v) for v in box_xyxy)

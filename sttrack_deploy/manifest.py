@@ -140,7 +140,7 @@ class TrackingPolicy:
     Attributes:
         lost_below: a frame whose confidence is lower counts as lost.
         found_above: a lost target is found again at this confidence.
-        recovery: while lost, keep the last good box as the centre and grow the search region.
+        recovery: while lost, keep the last good box as the center and grow the search region.
         growth: factor by which the search region's side grows with each lost frame.
         max_growth: the growth starts over at 1 beyond this.
         jump_penalty: how much confidence falls with a jump beyond the recent motion (``runtime/priors.py``); 0: not.

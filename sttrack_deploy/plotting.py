@@ -24,7 +24,7 @@ INK, GRID, PAPER, SHADE = "#1b2530", "#dde2e7", "#fefefe", "#8a97a5"
 
 # Okabe and Ito's hues, without the green of the ground truth, their lightness moved to where each keeps a
 # contrast of 3:1 on white and on a dark page.
-_COLOURS = ("#2072b2", "#d55e00", "#b8629a", "#3a9bd0", "#a97400", "#76818c", "#6a5acd")
+_COLORS = ("#2072b2", "#d55e00", "#b8629a", "#3a9bd0", "#a97400", "#76818c", "#6a5acd")
 _DASHES: tuple[tuple[float, ...], ...] = ((), (5.0, 1.6), (5.0, 1.4, 1.2, 1.4), (1.4, 1.4))
 _HATCHES = ("", "////", "....", "xxxx")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -35,29 +35,29 @@ class TrackerStyle:
     """How one tracker looks everywhere.
 
     Attributes:
-        colour: ``#rrggbb``.
+        color: ``#rrggbb``.
         dashes: on and off lengths in line widths; empty: solid.
         marker: matplotlib's letter.
         hatch: of its bars, as matplotlib writes it; empty: none.
     """
 
-    colour: str
+    color: str
     dashes: tuple[float, ...]
     marker: str
     hatch: str
 
     @property
     def bgr(self) -> tuple[int, int, int]:
-        """The colour for OpenCV."""
-        red, green, blue = (int(self.colour[i : i + 2], 16) for i in (1, 3, 5))
+        """The color for OpenCV."""
+        red, green, blue = (int(self.color[i : i + 2], 16) for i in (1, 3, 5))
         return blue, green, red
 
 
 def tracker_style(index: int) -> TrackerStyle:
     """The look of the tracker at ``index`` of a comparison; 28 differ from each other, then it starts again."""
-    cycle, place = divmod(index, len(_COLOURS))
+    cycle, place = divmod(index, len(_COLORS))
     return TrackerStyle(
-        colour=_COLOURS[place],
+        color=_COLORS[place],
         dashes=_DASHES[index % len(_DASHES)],
         marker=_MARKERS[(place + cycle) % len(_MARKERS)],
         hatch=_HATCHES[cycle % len(_HATCHES)],

@@ -93,7 +93,7 @@ def test_clip_box_leaves_boxes_inside_alone(box: tuple[float, ...], size: tuple[
 
 
 @given(boxes, st.floats(1, 5))
-def test_crop_window_is_centred(box: tuple[float, ...], factor: float) -> None:
+def test_crop_window_is_centered(box: tuple[float, ...], factor: float) -> None:
     x, y, w, h = box
     window = crop_window(box, factor)
     assert window.side == math.ceil(math.sqrt(w * h) * factor)
@@ -109,8 +109,8 @@ def test_a_box_comes_back_from_its_crop(
     left = previous[0] + 0.5 * previous[2] - 0.5 * side
     top = previous[1] + 0.5 * previous[3] - 0.5 * side
     x, y, w, h = box
-    normalised = [(x - left) / side, (y - top) / side, (x + w - left) / side, (y + h - top) / side]
-    assert box_from_crop(normalised, previous, size, size / side) == pytest.approx(box, abs=1e-6)
+    normalized = [(x - left) / side, (y - top) / side, (x + w - left) / side, (y + h - top) / side]
+    assert box_from_crop(normalized, previous, size, size / side) == pytest.approx(box, abs=1e-6)
 
 
 @pytest.mark.parametrize("box", [(0, 0, 0, 5), (0, 0, 5, 0), (3, 3, -4, 4)])

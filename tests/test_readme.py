@@ -31,12 +31,12 @@ else:
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-SHELVES = ("models", "export", "engines", "calib")
+ARTIFACT_FOLDERS = ("models", "export", "engines", "calib")
 PAGES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
     *sorted(ROOT.glob("docs/**/*.md")),
-    *(ROOT / shelf / "README.md" for shelf in SHELVES),
+    *(ROOT / folder / "README.md" for folder in ARTIFACT_FOLDERS),
     *sorted(ROOT.glob("models/*/README.md")),
     *ROOT.glob("export/sttrack-nano/README.md"),
 ]

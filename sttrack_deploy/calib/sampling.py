@@ -68,7 +68,7 @@ SCAN_PER_SAMPLE = 12
 """Frames tracked for each sample that is wanted: enough to choose among, and a bound on the time."""
 
 LEAST_PER_SEQUENCE = 4
-"""Samples for which a sequence is worth decoding."""
+"""Fewest samples of a sequence that is decoded at all."""
 
 ABSENT_TAIL = 30
 """Frames tracked after an annotated target was last there; what a lost tracker then wanders over is endless."""

@@ -1,4 +1,4 @@
-"""What each compared tracker's confidence is worth, over its tracked frames."""
+"""How good each compared tracker's confidence is, over its tracked frames."""
 
 from __future__ import annotations
 

@@ -322,13 +322,13 @@ def read_image(image: Any) -> BgrImage:
     """A TraX image as BGR uint8 ``(height, width, 3)``.
 
     Args:
-        image: ``None``, or a TraX image: a path, an encoded JPEG or PNG, or RGB or grey pixels.
+        image: ``None``, or a TraX image: a path, an encoded JPEG or PNG, or RGB or gray pixels.
 
     Raises:
         UserError: there is none, or it cannot be read.
     """
     if image is None:
-        raise UserError("the client sent no colour image; the tracker needs the channel 'color'")
+        raise UserError("the client sent no color image; the tracker needs the channel 'color'")
     kind = image.type()
     if kind == "path":
         try:
@@ -340,7 +340,7 @@ def read_image(image: Any) -> BgrImage:
     if kind == "memory":
         pixels = image.array()
         if pixels.dtype != np.uint8:
-            raise UserError(f"the client sent {pixels.dtype} pixels; only uint8 (RGB or grey) are taken")
+            raise UserError(f"the client sent {pixels.dtype} pixels; only uint8 (RGB or gray) are taken")
         conversion = cv2.COLOR_RGB2BGR if pixels.shape[2] == 3 else cv2.COLOR_GRAY2BGR
         return np.asarray(cv2.cvtColor(pixels, conversion), np.uint8)
     raise UserError(f"the client sent an image as {kind!r}; images are taken as {', '.join(IMAGE_FORMATS)}")

@@ -191,7 +191,7 @@ def _check_tensors(
         passed = difference <= TENSOR_GATE * max(1.0, magnitude)
         yield Check(name, passed, f"max |difference| {difference:.1e} over {CROP_FRAMES} crops")
     spread = float(np.ptp(np.stack(boxes), axis=0).max())
-    # A freshly initialised published network predicts one constant box: parity on it would prove nothing.
+    # A freshly initialized published network predicts one constant box: parity on it would prove nothing.
     yield Check("box reacts to the image", spread > 1e-4, f"spread {spread:.3f} of the crop's side")
 
 

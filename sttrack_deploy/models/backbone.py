@@ -123,7 +123,7 @@ class RoleBatchNorm2d(nn.BatchNorm2d):
     """Batch norm with one affine map, and statistics of their own for template and for search crops.
 
     A template shows its target twice as large, so the two kinds of crop have different statistics, and
-    training normalises each batch by its own. One running average of both would fit neither: on held-out
+    training normalizes each batch by its own. One running average of both would fit neither: on held-out
     clips it cost 0.19 of mean IoU. Either graph folds the statistics of its role into its convolutions.
     """
 

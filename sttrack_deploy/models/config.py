@@ -110,11 +110,11 @@ class ModelConfig:
             memory_semantics=self.memory_semantics if semantics is None else semantics,
         )
 
-    def with_crops(self, law: CropRule | None) -> ModelConfig:
+    def with_crops(self, rule: CropRule | None) -> ModelConfig:
         """A copy with another rule for search crops; ``None`` keeps what is there."""
-        if law is None:
+        if rule is None:
             return self
-        grid, scale_step = CROP_RULES[law]
+        grid, scale_step = CROP_RULES[rule]
         return dataclasses.replace(self, search_grid=grid, search_scale_step=scale_step)
 
     def to_dict(self) -> dict[str, Any]:

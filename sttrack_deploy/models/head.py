@@ -11,7 +11,7 @@ from torch import Tensor, nn
 __all__ = ["CornerHead", "Corners", "corner_confidence"]
 
 CONFIDENCE_SIGMA = 1.5
-"""Width, in cells, of the neighbourhood that counts as agreeing with the predicted corner."""
+"""Width, in cells, of the neighborhood that counts as agreeing with the predicted corner."""
 
 
 class Corners(NamedTuple):

@@ -48,7 +48,7 @@ def sine_position(mask: Tensor, dim: int) -> Tensor:
 class TrackState(NamedTuple):
     """Everything a target's track carries from frame to frame.
 
-    The first three are constant after initialisation; the others change every frame.
+    The first three are constant after initialization; the others change every frame.
 
     Attributes:
         target_features: float ``(B, template tokens, dim)``, the template after the bottleneck.

@@ -21,7 +21,7 @@ __all__ = ["DemoClip"]
 
 Image = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float32]
-Colour = tuple[int, int, int]  # BGR
+Color = tuple[int, int, int]  # BGR
 
 WIDTH, HEIGHT, FPS, FRAMES = 640, 360, 30.0, 180
 MARGIN = 170  # pixels of background beyond the view, for the camera to move in
@@ -37,12 +37,12 @@ class _Sprite:
     """A picture with opacity.
 
     Attributes:
-        colour: BGR times alpha, float32 ``(h, w, 3)`` in 0..255; premultiplied, so that what lies outside
+        color: BGR times alpha, float32 ``(h, w, 3)`` in 0..255; premultiplied, so that what lies outside
             does not bleed into the edge.
         alpha: float32 ``(h, w)`` in 0..1.
     """
 
-    colour: FloatArray
+    color: FloatArray
     alpha: FloatArray
 
 
@@ -164,7 +164,7 @@ def _mast_pose(index: int) -> FloatArray:
 
 
 def _pose(width: int, height: int, x: float, y: float, scale: float, degrees: float) -> FloatArray:
-    """Maps a sprite of that size so that its centre is at (x, y), float32 ``(2, 3)``."""
+    """Maps a sprite of that size so that its center is at (x, y), float32 ``(2, 3)``."""
     cos, sin = scale * np.cos(np.radians(degrees)), scale * np.sin(np.radians(degrees))
     cx, cy = width / 2, height / 2
     return np.array([[cos, -sin, x - cos * cx + sin * cy], [sin, cos, y - sin * cx - cos * cy]], np.float32)
@@ -177,7 +177,7 @@ def _placed(layer: FloatArray, pose: FloatArray) -> FloatArray:
 def _paint(canvas: FloatArray, sprite: _Sprite, pose: FloatArray) -> None:
     alpha = _placed(sprite.alpha, pose)[..., None]
     canvas *= 1.0 - alpha
-    canvas += _placed(sprite.colour, pose)
+    canvas += _placed(sprite.color, pose)
 
 
 # --- pictures ----------------------------------------------------------------------------------------
@@ -195,10 +195,10 @@ def _noise(random: np.random.Generator, height: int, width: int, cells: int, oct
     return np.asarray((total - low) / (high - low), np.float32)
 
 
-def _ramp(values: FloatArray, colours: list[Colour]) -> FloatArray:
-    """Colour a picture of 0..1 by a list of evenly spaced colours; float32 ``(h, w, 3)``."""
-    positions = np.linspace(0, 1, len(colours))
-    channels = [np.interp(values, positions, [colour[c] for colour in colours]) for c in range(3)]
+def _ramp(values: FloatArray, colors: list[Color]) -> FloatArray:
+    """Color a picture of 0..1 by a list of evenly spaced colors; float32 ``(h, w, 3)``."""
+    positions = np.linspace(0, 1, len(colors))
+    channels = [np.interp(values, positions, [color[c] for color in colors]) for c in range(3)]
     return np.stack(channels, axis=-1).astype(np.float32)
 
 
@@ -217,22 +217,22 @@ def _reef(random: np.random.Generator) -> Image:
     skyline = 0.52 + 0.30 * (_noise(random, height, width, 4, 5) - 0.5)
     solid = np.clip((depth - skyline) * 30, 0, 1)[..., None]
     scene = np.ascontiguousarray(water * (1 - solid) + rock * solid, np.float32)
-    palette: list[Colour] = [(120, 70, 190), (150, 90, 120), (70, 130, 170), (110, 150, 80), (90, 90, 150)]
+    palette: list[Color] = [(120, 70, 190), (150, 90, 120), (70, 130, 170), (110, 150, 80), (90, 90, 150)]
     for _ in range(70):
         x, y = int(random.integers(0, width)), int(height * random.uniform(0.55, 1.0))
         _coral(scene, random, (x, y), palette[int(random.integers(len(palette)))])
     return np.asarray(np.clip(cv2.GaussianBlur(scene, (0, 0), 0.8), 0, 255), np.uint8)
 
 
-def _coral(scene: FloatArray, random: np.random.Generator, centre: tuple[int, int], colour: Colour) -> None:
+def _coral(scene: FloatArray, random: np.random.Generator, center: tuple[int, int], color: Color) -> None:
     """A tuft of discs that get lighter upwards."""
     size = random.uniform(10, 26)
     for step in range(14):
         lift = step / 14
-        x = round(centre[0] + size * random.normal(0, 0.6))
-        y = round(centre[1] - size * (1.6 * lift + random.normal(0, 0.15)))
+        x = round(center[0] + size * random.normal(0, 0.6))
+        y = round(center[1] - size * (1.6 * lift + random.normal(0, 0.15)))
         shade = 0.65 + 0.55 * lift
-        ink = tuple(min(255.0, channel * shade) for channel in colour)
+        ink = tuple(min(255.0, channel * shade) for channel in color)
         cv2.circle(scene, (x, y), max(2, round(size * (0.42 - 0.25 * lift))), ink, -1, cv2.LINE_AA)
 
 
@@ -246,18 +246,18 @@ def _mast(random: np.random.Generator) -> _Sprite:
     growth = np.clip(8 * (_noise(random, MAST_HEIGHT, MAST_WIDTH, 3, 5) - 0.62), 0, 1)[..., None]
     moss = _ramp(_noise(random, MAST_HEIGHT, MAST_WIDTH, 12, 3), [(40, 80, 50), (70, 150, 110)])
     round_shade = (0.45 + 0.6 * np.sqrt(1 - 0.95 * (across + 0.25) ** 2 / 1.6))[..., None]
-    colour = (wood * (1 - growth) + moss * growth) * round_shade
+    color = (wood * (1 - growth) + moss * growth) * round_shade
     alpha = np.zeros((MAST_HEIGHT, MAST_WIDTH), np.float32)
     alpha[:, 3:-3] = 1.0
     alpha = np.asarray(cv2.GaussianBlur(alpha, (0, 0), 0.7), np.float32)
-    return _Sprite(np.asarray(colour * alpha[..., None], np.float32), alpha)
+    return _Sprite(np.asarray(color * alpha[..., None], np.float32), alpha)
 
 
-def _fish(random: np.random.Generator, body: Colour, fin: Colour, bands: tuple[float, ...]) -> _Sprite:
+def _fish(random: np.random.Generator, body: Color, fin: Color, bands: tuple[float, ...]) -> _Sprite:
     """A fish that looks to the right, drawn large and scaled down.
 
     Args:
-        bands: centres of its white bands along the body, -1 (tail) to 1 (mouth).
+        bands: centers of its white bands along the body, -1 (tail) to 1 (mouth).
     """
     height, width = SPRITE_HEIGHT * SUPERSAMPLE, SPRITE_WIDTH * SUPERSAMPLE
     cx, cy, rx, ry = 0.54 * width, 0.5 * height, 0.36 * width, 0.30 * height
@@ -265,41 +265,41 @@ def _fish(random: np.random.Generator, body: Colour, fin: Colour, bands: tuple[f
     u, v = (x - cx) / rx, (y - cy) / ry
     # Fuller towards the head, slender at the tail.
     outline = u**2 + (v / (0.80 + 0.22 * np.clip(u, -1, 1))) ** 2
-    colour, alpha = np.zeros((height, width, 3), np.float32), np.zeros((height, width), np.float32)
+    color, alpha = np.zeros((height, width, 3), np.float32), np.zeros((height, width), np.float32)
 
-    def polygon(points: list[tuple[float, float]], ink: Colour) -> None:
+    def polygon(points: list[tuple[float, float]], ink: Color) -> None:
         corners = np.array([(cx + a * rx, cy + b * ry) for a, b in points], np.int32)
         curve = _rounded(corners)
-        cv2.fillPoly(colour, [curve], ink)
+        cv2.fillPoly(color, [curve], ink)
         cv2.fillPoly(alpha, [curve], 1.0)
 
     polygon([(-0.80, -0.15), (-1.38, -0.95), (-1.20, 0.0), (-1.38, 0.95), (-0.80, 0.15)], fin)
     polygon([(-0.62, -0.55), (-0.30, -1.42), (0.30, -1.25), (0.55, -0.70)], fin)
     polygon([(-0.45, 0.60), (-0.30, 1.30), (0.10, 1.15), (0.25, 0.75)], fin)
     rays = 0.5 + 0.5 * np.sin(38 * np.arctan2(v, u + 0.2))
-    colour *= (0.72 + 0.38 * rays)[..., None]
+    color *= (0.72 + 0.38 * rays)[..., None]
     inside = outline <= 1
     # Lit from above, with a net of scales.
     scales = 0.5 + 0.5 * np.sin(30 * u + 6 * v) * np.sin(24 * v)
     light = 1.02 - 0.42 * v + 0.20 * (scales - 0.5) + 0.20 * (_noise(random, height, width, 6, 4) - 0.5)
-    skin = np.empty_like(colour)
+    skin = np.empty_like(color)
     skin[:] = body
-    for centre in bands:
-        bent = u - centre - 0.10 * v**2
+    for center in bands:
+        bent = u - center - 0.10 * v**2
         skin[np.abs(bent) < 0.135] = (35, 30, 30)
         skin[np.abs(bent) < 0.10] = (240, 240, 240)
-    colour[inside] = (skin * light[..., None])[inside]
+    color[inside] = (skin * light[..., None])[inside]
     alpha[inside] = 1.0
     eye = (round(cx + 0.68 * rx), round(cy - 0.20 * ry))
     for radius, ink in ((0.17, (235, 245, 245)), (0.11, (20, 15, 15))):
-        cv2.circle(colour, eye, round(radius * ry), ink, -1)
+        cv2.circle(color, eye, round(radius * ry), ink, -1)
     highlight = (round(eye[0] + 0.03 * ry), round(eye[1] - 0.04 * ry))
-    cv2.circle(colour, highlight, round(0.035 * ry), (255, 255, 255), -1)
+    cv2.circle(color, highlight, round(0.035 * ry), (255, 255, 255), -1)
     mouth = (round(cx + 0.92 * rx), round(cy + 0.16 * ry))
-    cv2.ellipse(colour, mouth, (round(0.10 * rx), round(0.10 * ry)), 0, 60, 200, (20, 40, 90), 6)
+    cv2.ellipse(color, mouth, (round(0.10 * rx), round(0.10 * ry)), 0, 60, 200, (20, 40, 90), 6)
     small = (SPRITE_WIDTH, SPRITE_HEIGHT)
     return _Sprite(
-        np.asarray(cv2.resize(colour * alpha[..., None], small, interpolation=cv2.INTER_AREA), np.float32),
+        np.asarray(cv2.resize(color * alpha[..., None], small, interpolation=cv2.INTER_AREA), np.float32),
         np.asarray(cv2.resize(alpha, small, interpolation=cv2.INTER_AREA), np.float32),
     )
 

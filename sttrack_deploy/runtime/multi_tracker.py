@@ -183,7 +183,7 @@ class MultiTracker:
         """Find every target in the next frame; results in the order of the boxes given to ``init``.
 
         Raises:
-            UsageError: not initialised, not a BGR uint8 frame, or of another size than before.
+            UsageError: not initialized, not a BGR uint8 frame, or of another size than before.
             UserError: the network's numbers are not finite.
         """
         if not self._targets:
@@ -231,7 +231,7 @@ def check_frame(frame: Frame) -> None:
     if dtype != np.uint8 or shape is None or len(shape) != 3 or shape[2] != 3 or 0 in shape:
         hint = ""
         if shape is not None and (len(shape) == 2 or shape[-1] == 1):
-            hint = "; convert a grey image with cv2.cvtColor(frame, cv2.COLOR_GRAY2BGR)"
+            hint = "; convert a gray image with cv2.cvtColor(frame, cv2.COLOR_GRAY2BGR)"
         elif shape is not None and len(shape) == 3 and shape[2] == 4:
             hint = "; convert a 4-channel image with cv2.cvtColor(frame, cv2.COLOR_BGRA2BGR)"
         raise UsageError(f"a frame must be BGR uint8 (height, width, 3), not {dtype} {shape}{hint}")

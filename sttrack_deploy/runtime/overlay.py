@@ -12,17 +12,17 @@ import numpy.typing as npt
 from sttrack_deploy.geometry import Box
 from sttrack_deploy.runtime.results import FrameResult
 
-__all__ = ["COLOURS", "draw_outline", "draw_result", "draw_results", "draw_truth"]
+__all__ = ["COLORS", "draw_outline", "draw_result", "draw_results", "draw_truth"]
 
 Image = npt.NDArray[np.uint8]
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 
-FOUND: Colour = (80, 220, 60)  # BGR
-LOST: Colour = (50, 50, 240)
-TRUTH: Colour = (255, 200, 60)
-WHITE: Colour = (255, 255, 255)
-SHADE: Colour = (20, 20, 20)
-COLOURS: tuple[Colour, ...] = (
+FOUND: Color = (80, 220, 60)  # BGR
+LOST: Color = (50, 50, 240)
+TRUTH: Color = (255, 200, 60)
+WHITE: Color = (255, 255, 255)
+SHADE: Color = (20, 20, 20)
+COLORS: tuple[Color, ...] = (
     (80, 220, 60),
     (255, 160, 40),
     (40, 200, 255),
@@ -32,7 +32,7 @@ COLOURS: tuple[Colour, ...] = (
     (255, 110, 150),
     (170, 240, 200),
 )
-"""Several targets', BGR, told apart in colour-blind eyes by their numbers; none is the red of a lost one."""
+"""Several targets', BGR, told apart in color-blind eyes by their numbers; none is the red of a lost one."""
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
@@ -65,7 +65,7 @@ def draw_result(image: Image, result: FrameResult, fps: float | None = None) -> 
     """
     style = _Style.of(image)
     caption = _Caption.of(image, result, LOST if result.lost else FOUND, style)
-    _draw_box(image, result.box, caption.colour, style, dashed=result.lost)
+    _draw_box(image, result.box, caption.color, style, dashed=result.lost)
     _draw_status(image, result.frame, fps, style, [caption])
     if result.lost:
         _draw_alarm(image, style)
@@ -80,7 +80,7 @@ def draw_results(
 ) -> None:
     """Draw one frame's results into ``image`` (BGR uint8, changed in place).
 
-    One target is drawn by :func:`draw_result`. Several have a colour and a number each, from 1; a lost one's
+    One target is drawn by :func:`draw_result`. Several have a color and a number each, from 1; a lost one's
     box is dashed and its label says so; the red border and the banner come when all are lost.
 
     Args:
@@ -94,11 +94,11 @@ def draw_results(
     style = _Style.of(image)
     numbers = range(1, len(results) + 1) if numbers is None else numbers
     captions = [
-        _Caption.of(image, result, COLOURS[(number - 1) % len(COLOURS)], style, f"{number}: ")
+        _Caption.of(image, result, COLORS[(number - 1) % len(COLORS)], style, f"{number}: ")
         for number, result in zip(numbers, results, strict=True)
     ]
     for result, caption in zip(results, captions, strict=True):
-        _draw_box(image, result.box, caption.colour, style, dashed=result.lost)
+        _draw_box(image, result.box, caption.color, style, dashed=result.lost)
     _draw_status(image, results[0].frame, fps, style, captions)
     if all(result.lost for result in results):
         _draw_alarm(image, style)
@@ -139,12 +139,12 @@ class _Caption:
     """
 
     text: str
-    colour: Colour
+    color: Color
     corner: tuple[int, int]
     size: tuple[int, int]
 
     @classmethod
-    def of(cls, image: Image, result: FrameResult, colour: Colour, style: _Style, name: str = "") -> _Caption:
+    def of(cls, image: Image, result: FrameResult, color: Color, style: _Style, name: str = "") -> _Caption:
         """Outside the box where there is room."""
         x, y, _, h = result.box
         text = f"{name}{'lost ' if result.lost else ''}{result.confidence:.2f}"
@@ -153,7 +153,7 @@ class _Caption:
         # Above the box, below it where there is no room, inside it where there is neither.
         below_fits = y + h + style.line + size[1] <= image.shape[0]
         top = above if above >= 0 else y + h + style.line if below_fits else max(0.0, y)
-        return cls(text, colour, _inside(image, (round(x) - style.line // 2, round(top)), size), size)
+        return cls(text, color, _inside(image, (round(x) - style.line // 2, round(top)), size), size)
 
     def covers(self, corner: tuple[int, int], size: tuple[int, int]) -> bool:
         """Whether it lies on any pixel of that rectangle."""
@@ -163,16 +163,16 @@ class _Caption:
         )
 
     def draw(self, image: Image, style: _Style) -> None:
-        _draw_label(image, self.text, self.corner, self.colour, style)
+        _draw_label(image, self.text, self.corner, self.color, style)
 
 
 def draw_outline(image: Image, box: Box, target: int) -> None:
-    """Draw a box alone, in the colour of the target of that number from 0 (changes ``image``)."""
-    _draw_box(image, box, COLOURS[target % len(COLOURS)], _Style.of(image), dashed=False)
+    """Draw a box alone, in the color of the target of that number from 0 (changes ``image``)."""
+    _draw_box(image, box, COLORS[target % len(COLORS)], _Style.of(image), dashed=False)
 
 
 def draw_truth(image: Image, box: Sequence[float]) -> None:
-    """Draw a ground-truth box (x, y, w, h in pixels) as labelled corners; nothing for a NaN box."""
+    """Draw a ground-truth box (x, y, w, h in pixels) as labeled corners; nothing for a NaN box."""
     if not np.isfinite(np.asarray(box, np.float64)).all():
         return
     style = _Style.of(image)
@@ -196,22 +196,22 @@ def _corners(box: Box, image: Image) -> tuple[int, int, int, int]:
     return x1, y1, x2, y2
 
 
-def _draw_box(image: Image, box: Box, colour: Colour, style: _Style, *, dashed: bool) -> None:
+def _draw_box(image: Image, box: Box, color: Color, style: _Style, *, dashed: bool) -> None:
     x1, y1, x2, y2 = _corners(box, image)
-    # A dark line on either side keeps it visible on a background of its own colour.
+    # A dark line on either side keeps it visible on a background of its own color.
     side = style.line // 2 + 1
     for shift in (-side, side):
         cv2.rectangle(image, (x1 + shift, y1 + shift), (x2 - shift, y2 - shift), SHADE, 1)
     if not dashed:
-        cv2.rectangle(image, (x1, y1), (x2, y2), colour, style.line)
+        cv2.rectangle(image, (x1, y1), (x2, y2), color, style.line)
         return
     dash = 4 * style.line + 2
     for x in range(x1, x2, 2 * dash):
         for y in (y1, y2):
-            cv2.line(image, (x, y), (min(x + dash, x2), y), colour, style.line)
+            cv2.line(image, (x, y), (min(x + dash, x2), y), color, style.line)
     for y in range(y1, y2, 2 * dash):
         for x in (x1, x2):
-            cv2.line(image, (x, y), (x, min(y + dash, y2)), colour, style.line)
+            cv2.line(image, (x, y), (x, min(y + dash, y2)), color, style.line)
 
 
 def _label_size(text: str, style: _Style) -> tuple[int, int]:
@@ -229,13 +229,13 @@ def _inside(image: Image, corner: tuple[int, int], size: tuple[int, int]) -> tup
 
 
 def _draw_label(
-    image: Image, text: str, corner: tuple[int, int], back: Colour, style: _Style, lift: int = 0
+    image: Image, text: str, corner: tuple[int, int], back: Color, style: _Style, lift: int = 0
 ) -> None:
     """Text on a filled panel, its top left at ``corner``, moved inside the image, then ``lift`` pixels up."""
     width, height = _label_size(text, style)
     left, top = _inside(image, corner, (width, height + lift))
     image[top : top + height, left : left + width] = back
-    ink = SHADE if back in (*COLOURS, TRUTH) else WHITE
+    ink = SHADE if back in (*COLORS, TRUTH) else WHITE
     baseline = cv2.getTextSize(text, FONT, style.text, style.weight)[1]
     origin = (left + style.gap, top + height - baseline - style.gap // 2)
     cv2.putText(image, text, origin, FONT, style.text, ink, style.weight, cv2.LINE_AA)

@@ -119,6 +119,6 @@ class Tracker:
         """Find the target in the next frame.
 
         Raises:
-            UsageError: not initialised, not a BGR uint8 frame, or of another size than before.
+            UsageError: not initialized, not a BGR uint8 frame, or of another size than before.
         """
         return self._only.update(frame)[0]

@@ -33,7 +33,7 @@ def annotated(image: Image, found: Sequence[Found], targets: int) -> Image:
     """A copy of a frame with its results drawn as ``sttrack-run`` draws them.
 
     Args:
-        targets: in the whole track; several have a number and a colour each.
+        targets: in the whole track; several have a number and a color each.
     """
     canvas = image.copy()
     if found:

@@ -45,7 +45,7 @@ def open_source(
         fps: frame rate to assume, instead of the source's own times.
         live: how a live source is followed.
         hardware: device type to decode files on (``cuda``, ``vaapi``, …).
-        note: is told what is worth knowing and no error.
+        note: is told of warnings, which are no errors.
 
     Raises:
         UsageError: impossible ``start`` and ``end``.

@@ -81,7 +81,7 @@ def test_rare_border_crops_are_all_taken() -> None:
     assert padded[chosen].sum() == 6
 
 
-def test_neighbours_are_avoided() -> None:
+def test_neighbors_are_avoided() -> None:
     candidates = tracked((600,))
     frames = np.sort(candidates.frame[pick(candidates, 60)])
     late = frames[frames > 100]  # of the first steps many are wanted, so these lie close

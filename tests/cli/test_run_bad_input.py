@@ -107,10 +107,10 @@ def test_unreadable_image_keeps_the_results_before(place: Place, tmp_path: Path)
     assert place.lines("b.txt") == 2
 
 
-def test_grey_and_four_channel_images_are_fine(place: Place, tmp_path: Path) -> None:
-    grey = np.full((96, 160), 100, np.uint8)
-    cv2.imwrite(str(tmp_path / "0.png"), grey)
-    cv2.imwrite(str(tmp_path / "1.png"), np.dstack([grey] * 4))
+def test_gray_and_four_channel_images_are_fine(place: Place, tmp_path: Path) -> None:
+    gray = np.full((96, 160), 100, np.uint8)
+    cv2.imwrite(str(tmp_path / "0.png"), gray)
+    cv2.imwrite(str(tmp_path / "1.png"), np.dstack([gray] * 4))
     arguments = [str(tmp_path), "--init-box", BOX, "--no-video", "--bundle", str(place.bundle)]
     assert CliRunner().invoke(main, arguments).exit_code == 0
 

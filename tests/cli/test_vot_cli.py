@@ -58,7 +58,7 @@ def test_a_new_workspace_and_what_to_type_next(enter: Enter, tmp_path: Path) -> 
     assert entry["env_sttrack_recover"] == "1"
 
 
-def test_an_initialised_workspace_is_not_initialised_again(enter: Enter, tmp_path: Path) -> None:
+def test_an_initialized_workspace_is_not_initialized_again(enter: Enter, tmp_path: Path) -> None:
     (tmp_path / "ws").mkdir()
     (tmp_path / "ws" / "config.yaml").write_text("stack: tests/basic\n")
     assert "vot initialize" not in enter("ws").stderr

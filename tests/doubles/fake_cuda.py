@@ -1,7 +1,7 @@
 """A double of ``cuda.bindings.runtime``: the real names, with a device whose memory is kept in NumPy arrays.
 
 Device addresses are invented, so nothing on the host can read them. Work in a stream is done as late as CUDA allows: at
-the synchronisation; what reads a result before, or overwrites a source before, computes with the wrong bytes. Misuse
+the synchronization; what reads a result before, or overwrites a source before, computes with the wrong bytes. Misuse
 that CUDA would not notice (out of bounds, memory never written, freed while in use) raises :class:`Misuse`.
 """
 

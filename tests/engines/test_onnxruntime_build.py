@@ -1,4 +1,4 @@
-"""Graphs optimised beforehand: used where they fit, left aside where not."""
+"""Graphs optimized beforehand: used where they fit, left aside where not."""
 
 from __future__ import annotations
 

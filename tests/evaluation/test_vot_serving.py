@@ -128,16 +128,16 @@ def test_every_way_to_hand_over_an_image_gives_bgr(tmp_path: Path) -> None:
         np.testing.assert_array_equal(read, bgr)
 
 
-def test_grey_pixels_become_three_channels() -> None:
-    grey = np.arange(12, dtype=np.uint8).reshape(3, 4, 1)
-    np.testing.assert_array_equal(read_image(Image("memory", grey)), np.repeat(grey, 3, axis=2))
+def test_gray_pixels_become_three_channels() -> None:
+    gray = np.arange(12, dtype=np.uint8).reshape(3, 4, 1)
+    np.testing.assert_array_equal(read_image(Image("memory", gray)), np.repeat(gray, 3, axis=2))
 
 
 def test_bad_images_are_named(tmp_path: Path) -> None:
     (tmp_path / "text.jpg").write_text("hello")
     (tmp_path / "empty.jpg").touch()
     for image, message in [
-        (None, "no colour image"),
+        (None, "no color image"),
         (Image("path", tmp_path / "absent.jpg"), "cannot read the image .*absent.jpg: No such file"),
         (Image("path", tmp_path / "text.jpg"), "text.jpg cannot be read as an image"),
         (Image("path", tmp_path / "empty.jpg"), "empty.jpg cannot be read as an image"),

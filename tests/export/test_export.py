@@ -34,7 +34,7 @@ from sttrack_deploy.models.weights import load_weights
 def clip(frames: int = 12) -> ValidationClip:
     generator = torch.Generator().manual_seed(0)
     still = picture(160, 1, generator)[0].numpy()
-    # A camera that pans over a picture: neighbouring frames overlap.
+    # A camera that pans over a picture: neighboring frames overlap.
     images = [np.ascontiguousarray(np.roll(still, 2 * i, axis=1)) for i in range(frames)]
     return ValidationClip("a panned picture", images, (50.0, 60.0, 40.0, 30.0))
 
@@ -106,7 +106,7 @@ def test_validation_notices_other_weights(tiny_bundle: Bundle, tiny_weights: Pat
 def test_validation_notices_a_constant_box(tiny_weights: Path, tmp_path: Path) -> None:
     network: Any = load_weights(tiny_weights)
     with torch.no_grad():
-        network.window_penalty.fill_(1.0)  # as in freshly initialised published weights
+        network.window_penalty.fill_(1.0)  # as in freshly initialized published weights
     with pytest.raises(UserError, match="box reacts to the image"):
         export_bundle(network, tiny_weights, tmp_path / "out", ExportOptions(), clip())
     assert names(tmp_path) == []

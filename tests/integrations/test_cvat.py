@@ -67,8 +67,8 @@ def test_two_shapes_are_followed_apart_and_a_lost_one_is_none(
         for shape in shapes:
             assert isinstance(shape, sdk.TrackableShape)
             assert (shape.type, shape.points) == ("rectangle", points)
-    grey = np.full_like(images[0], 120)
-    assert [function.track(None, grey, first) for _ in range(3)][-1] is None
+    gray = np.full_like(images[0], 120)
+    assert [function.track(None, gray, first) for _ in range(3)][-1] is None
     with pytest.raises(UsageError, match="no area"):
         function.init_tracking_state(
             None, images[0], sdk.TrackableShape(type="rectangle", points=[5, 5, 5, 9])

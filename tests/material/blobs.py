@@ -1,4 +1,4 @@
-"""A red square on grey noise, an engine that finds it in its crop, and a bundle for that engine."""
+"""A red square on gray noise, an engine that finds it in its crop, and a bundle for that engine."""
 
 from __future__ import annotations
 

@@ -11,13 +11,13 @@ import numpy.typing as npt
 
 
 def write_image(path: Path, level: int = 60) -> None:
-    """A grey image of 16 by 12 pixels."""
+    """A gray image of 16 by 12 pixels."""
     path.parent.mkdir(parents=True, exist_ok=True)
     assert cv2.imwrite(str(path), np.full((12, 16, 3), level, np.uint8))
 
 
 def write_images(folder: Path, pattern: str, numbers: Iterable[int]) -> None:
-    """Images whose grey level is their number, so that the right one can be told."""
+    """Images whose gray level is their number, so that the right one can be told."""
     for number in numbers:
         write_image(folder / (pattern % number), level=number % 256)
 

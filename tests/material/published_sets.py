@@ -1,4 +1,4 @@
-"""Miniatures of the published training sets: a magenta target that crosses grey pictures."""
+"""Miniatures of the published training sets: a magenta target that crosses gray pictures."""
 
 from __future__ import annotations
 

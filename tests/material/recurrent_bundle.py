@@ -60,7 +60,7 @@ def write_recurrent_bundle(folder: Path, batch: int | None = 1, gain: float = 0.
             helper.make_node("Identity", ["seen"], ["feature"]),
             helper.make_node("Slice", ["seen", "zero", "two", "one"], ["front"]),
             helper.make_node("Greater", ["front", "half"], ["flag"]),
-            helper.make_node("Unsqueeze", ["colour", "one"], ["row"]),
+            helper.make_node("Unsqueeze", ["color", "one"], ["row"]),
             helper.make_node("Concat", ["row", "row"], ["memory"], axis=1),
         ],
         gain,
@@ -80,7 +80,7 @@ def write_recurrent_bundle(folder: Path, batch: int | None = 1, gain: float = 0.
             helper.make_node("Slice", ["memory_in", "one", "two", "one"], ["kept"]),
             helper.make_node("ReduceMean", ["memory_in"], ["past"], axes=[1], keepdims=0),
             helper.make_node("Mul", ["past", "gain"], ["faded"]),
-            helper.make_node("Add", ["colour", "faded"], ["fresh"]),
+            helper.make_node("Add", ["color", "faded"], ["fresh"]),
             helper.make_node("Unsqueeze", ["fresh", "one"], ["row"]),
             helper.make_node("Concat", ["kept", "row"], ["memory_out"], axis=1),
             helper.make_node("Cast", ["flag"], ["number"], to=TensorProto.FLOAT),
@@ -125,15 +125,15 @@ def crops(seed: int, frames: int, batch: int = 1) -> tuple[Crop, list[Crop]]:
 
 
 def _means(image: str, mask: str) -> list[Any]:
-    """``seen`` (B, 4): mean colour in 0..1 and share of padding; its parts ``colour`` and ``padding``."""
+    """``seen`` (B, 4): mean color in 0..1 and share of padding; its parts ``color`` and ``padding``."""
     return [
         helper.make_node("Cast", [image], ["pixels"], to=TensorProto.FLOAT),
         helper.make_node("ReduceMean", ["pixels"], ["mean"], axes=[1, 2], keepdims=0),
-        helper.make_node("Div", ["mean", "white"], ["colour"]),
+        helper.make_node("Div", ["mean", "white"], ["color"]),
         helper.make_node("Cast", [mask], ["cells"], to=TensorProto.FLOAT),
         helper.make_node("ReduceMean", ["cells"], ["share"], axes=[1, 2], keepdims=0),
         helper.make_node("Unsqueeze", ["share", "one"], ["padding"]),
-        helper.make_node("Concat", ["colour", "padding"], ["seen"], axis=1),
+        helper.make_node("Concat", ["color", "padding"], ["seen"], axis=1),
     ]
 
 

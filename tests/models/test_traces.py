@@ -81,7 +81,7 @@ def test_crops_and_boxes_reproduce_the_trace(reference: Path, trace: str) -> Non
     z = np.load(reference / f"{trace}.npz")
 
     crop = crop_patch(frame_of(reference, int(z["init_frame"])), z["init_box"], 2.0, 128, 16)
-    # JPEG decoders differ by a grey level or two between versions.
+    # JPEG decoders differ by a gray level or two between versions.
     assert np.abs(crop.patch.astype(int) - z["template_patch"]).max() <= 3
     assert np.array_equal(crop.mask, z["template_mask"][::16, ::16])
     assert crop.resize_factor == pytest.approx(float(z["template_resize_factor"]))

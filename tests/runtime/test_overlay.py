@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sttrack_deploy.geometry import Box
-from sttrack_deploy.runtime.overlay import COLOURS, draw_result, draw_results, draw_truth
+from sttrack_deploy.runtime.overlay import COLORS, draw_result, draw_results, draw_truth
 from sttrack_deploy.runtime.results import FrameResult
 
 BOXES: list[Box] = [
@@ -57,7 +57,7 @@ def test_nan_truth_draws_nothing() -> None:
     assert not image.any()
 
 
-def test_several_targets_have_colours_and_numbers_of_their_own() -> None:
+def test_several_targets_have_colors_and_numbers_of_their_own() -> None:
     boxes: list[Box] = [(30.0, 60.0, 40.0, 40.0), (130.0, 60.0, 40.0, 40.0), (230.0, 60.0, 40.0, 40.0)]
 
     def drawn(lost: tuple[int, ...]) -> np.ndarray:
@@ -66,8 +66,8 @@ def test_several_targets_have_colours_and_numbers_of_their_own() -> None:
         return image
 
     clear = drawn(())
-    for box, colour in zip(boxes, COLOURS, strict=False):
-        assert tuple(clear[80, int(box[0])]) == colour
+    for box, color in zip(boxes, COLORS, strict=False):
+        assert tuple(clear[80, int(box[0])]) == color
     assert not clear[:, -1].any()
     assert not drawn((1,))[:, -1].any()  # one of three: no alarm
     assert (drawn((1,))[:, 130] != clear[:, 130]).any()  # but another box

@@ -127,11 +127,11 @@ def test_natural_key() -> None:
 
 
 def test_every_kind_of_image_becomes_bgr(tmp_path: Path) -> None:
-    grey = np.full(SIZE, 100, np.uint8)
-    cv2.imwrite(str(tmp_path / "0.png"), grey)
-    cv2.imwrite(str(tmp_path / "1.png"), grey.astype(np.uint16) * 256)
-    cv2.imwrite(str(tmp_path / "2.png"), np.dstack([grey] * 4))
-    cv2.imwrite(str(tmp_path / "3.jpg"), np.dstack([grey] * 3))
+    gray = np.full(SIZE, 100, np.uint8)
+    cv2.imwrite(str(tmp_path / "0.png"), gray)
+    cv2.imwrite(str(tmp_path / "1.png"), gray.astype(np.uint16) * 256)
+    cv2.imwrite(str(tmp_path / "2.png"), np.dstack([gray] * 4))
+    cv2.imwrite(str(tmp_path / "3.jpg"), np.dstack([gray] * 3))
     frames, problem = drain(open_source(str(tmp_path)))
     assert not problem
     assert len(frames) == 4

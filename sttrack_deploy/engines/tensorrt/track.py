@@ -88,7 +88,7 @@ class Track:
 
     Attributes:
         batch: its number of targets.
-        steps: counts up with every step, so that a state that was used up is recognised.
+        steps: counts up with every step, so that a state that was used up is recognized.
     """
 
     def __init__(self, shared: Shared, batch: int) -> None:

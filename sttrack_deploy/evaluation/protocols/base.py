@@ -23,8 +23,8 @@ __all__ = [
     "Protocol",
     "Thresholds",
     "area_under",
-    "centre_error",
-    "centres",
+    "center_error",
+    "centers",
     "check_boxes",
     "normalized_error",
     "otb_iou",
@@ -47,8 +47,8 @@ class Thresholds:
 
     Attributes:
         success: IoU.
-        precision: centre error, pixels.
-        normalized: centre error over the truth's width and height.
+        precision: center error, pixels.
+        normalized: center error over the truth's width and height.
     """
 
     success: FloatArray
@@ -62,8 +62,8 @@ class Measured:
 
     Attributes:
         success: share of the counted frames that pass each IoU threshold.
-        precision: the same by centre error in pixels.
-        normalized: the same by normalized centre error.
+        precision: the same by center error in pixels.
+        normalized: the same by normalized center error.
         mean_overlap: mean IoU of the counted frames.
         frames: how many frames count.
         weight: what this sequence counts in the mean over sequences: 1, or its frames.
@@ -185,23 +185,23 @@ def otb_iou(predicted: FloatArray, truth: FloatArray) -> FloatArray:
     return np.asarray(common / union, np.float64)
 
 
-def centres(boxes: FloatArray) -> FloatArray:
+def centers(boxes: FloatArray) -> FloatArray:
     """Middle pixels ``(N, 2)``: half a pixel up and left of the boxes' middle points, as in OTB."""
     return np.asarray(boxes[:, :2] + (boxes[:, 2:] - 1.0) / 2.0, np.float64)
 
 
-def centre_error(predicted: FloatArray, truth: FloatArray) -> FloatArray:
-    """Distance of the centres in pixels, ``(N,)``."""
-    return _length(centres(predicted) - centres(truth))
+def center_error(predicted: FloatArray, truth: FloatArray) -> FloatArray:
+    """Distance of the centers in pixels, ``(N,)``."""
+    return _length(centers(predicted) - centers(truth))
 
 
 def normalized_error(predicted: FloatArray, truth: FloatArray) -> FloatArray:
-    """Distance of the centres, each axis in units of the truth's side, ``(N,)``; the truth has an area.
+    """Distance of the centers, each axis in units of the truth's side, ``(N,)``; the truth has an area.
 
-    OTB's descendants divide both centres and then subtract.
+    OTB's descendants divide both centers and then subtract.
     """
     sides = truth[:, 2:]
-    return _length(centres(predicted) / sides - centres(truth) / sides)
+    return _length(centers(predicted) / sides - centers(truth) / sides)
 
 
 def _length(offset: FloatArray) -> FloatArray:

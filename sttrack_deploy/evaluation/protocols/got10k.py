@@ -14,8 +14,8 @@ from sttrack_deploy.evaluation.protocols.base import (
     Protocol,
     Score,
     Thresholds,
-    centre_error,
-    centres,
+    center_error,
+    centers,
     check_boxes,
     pool,
     share_above,
@@ -42,7 +42,7 @@ def measure(
 
     Of GOT-10k the first frame does not count, nor do fully covered ones; all boxes are clipped to the
     image; a sequence weighs as many frames as count, so that the mean is over the frames of all sequences.
-    That experiment looks at the overlap alone: the centre's curves are NaN.
+    That experiment looks at the overlap alone: the center's curves are NaN.
 
     Of any other data set the first prediction is the truth, frames with NaN truth do not count, all
     others do (flags and empty boxes, predicted or true, are not looked at), and each sequence weighs 1.
@@ -64,10 +64,10 @@ def measure(
         return pool((), THRESHOLDS)
     overlap = _iou(predicted, target)
     # Unlike pytracking: the difference is divided, and by one pixel at least.
-    offset = (centres(predicted) - centres(target)) / np.maximum(1.0, target[:, 2:])
+    offset = (centers(predicted) - centers(target)) / np.maximum(1.0, target[:, 2:])
     return Measured(
         success=share_above(overlap, THRESHOLDS.success),
-        precision=share_within(centre_error(predicted, target), THRESHOLDS.precision),
+        precision=share_within(center_error(predicted, target), THRESHOLDS.precision),
         normalized=share_within(np.sqrt((offset**2).sum(axis=1)), THRESHOLDS.normalized),
         mean_overlap=float(overlap.mean()),
         frames=len(target),

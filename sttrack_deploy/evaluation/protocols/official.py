@@ -13,7 +13,7 @@ from sttrack_deploy.evaluation.protocols.base import (
     OTB_THRESHOLDS,
     Measured,
     Protocol,
-    centre_error,
+    center_error,
     check_boxes,
     normalized_error,
     otb_iou,
@@ -38,7 +38,7 @@ def measure(
     denominators: no tracker reaches 1 where there are any. They are those flagged absent or occluded; where
     a sequence has no flags (the toolkits have files of them for each), those whose truth is NaN or empty.
 
-    Any other truth in which one of x, y, w, h is not above 0 has the IoU -1 and both centre errors -1: a miss
+    Any other truth in which one of x, y, w, h is not above 0 has the IoU -1 and both center errors -1: a miss
     in success, a hit in precision. That takes in boxes that touch the image's left or upper border.
 
     The toolkits also leave sequences whose curve is 0 throughout out of that curve's mean, which cannot
@@ -55,12 +55,12 @@ def measure(
     predicted, target = repaired(prediction, truth)[valid], truth[valid]
     overlap = np.full(len(truth), -1.0)
     overlap[valid] = otb_iou(predicted, target)
-    centre, normalized = np.where(present, -1.0, np.inf), np.where(present, -1.0, np.inf)
-    centre[valid] = centre_error(predicted, target)
+    center, normalized = np.where(present, -1.0, np.inf), np.where(present, -1.0, np.inf)
+    center[valid] = center_error(predicted, target)
     normalized[valid] = normalized_error(predicted, target)
     return Measured(
         success=share_above(overlap, OTB_THRESHOLDS.success),
-        precision=share_within(centre, OTB_THRESHOLDS.precision),
+        precision=share_within(center, OTB_THRESHOLDS.precision),
         normalized=share_within(normalized, OTB_THRESHOLDS.normalized),
         mean_overlap=float(np.clip(overlap, 0.0, 1.0).mean()),
         frames=len(truth),

@@ -15,7 +15,7 @@ from sttrack_deploy.evaluation.protocols.base import (
     Measured,
     Protocol,
     Score,
-    centre_error,
+    center_error,
     check_boxes,
     normalized_error,
     otb_iou,
@@ -47,7 +47,7 @@ def measure(
     """The curves of one sequence.
 
     Every frame counts in the denominator, the first (where the prediction is the truth) and the absent
-    ones included. Where the truth is unusable the IoU is -1 (a miss at every threshold), the centre error
+    ones included. Where the truth is unusable the IoU is -1 (a miss at every threshold), the center error
     infinite (a miss; for UAV123 -1, a hit) and the normalized error -1 (a hit). LaSOT's frames that are
     flagged occluded or out of view are misses in all three; those of its extension are unusable truth.
 
@@ -64,13 +64,13 @@ def measure(
     predicted = np.where(valid[:, None], predicted, 1.0)
     overlap = np.where(valid, otb_iou(predicted, target), -1.0)
     missed = -1.0 if sequence.dataset == "uav123" else np.inf
-    centre = np.where(valid, centre_error(predicted, target), missed)
+    center = np.where(valid, center_error(predicted, target), missed)
     normalized = np.where(valid, normalized_error(predicted, target), -1.0)
     if sequence.dataset == "lasot" and visible is not None:
         normalized[~visible] = np.inf
     return Measured(
         success=share_above(overlap, OTB_THRESHOLDS.success),
-        precision=share_within(centre, OTB_THRESHOLDS.precision),
+        precision=share_within(center, OTB_THRESHOLDS.precision),
         normalized=share_within(normalized, OTB_THRESHOLDS.normalized),
         mean_overlap=float(np.clip(overlap, 0.0, 1.0).mean()),
         frames=len(truth),

@@ -247,7 +247,7 @@ def _flattened(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, st
 
 
 def _inline_svg(plot: Plot) -> str:
-    """The plot for the page: in its theme's colours, as wide as its place, with no id that another one has."""
+    """The plot for the page: in its theme's colors, as wide as its place, with no id that another one has."""
     svg = plot.svg()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
@@ -262,8 +262,8 @@ def _inline_svg(plot: Plot) -> str:
         svg,
         count=1,
     )
-    for colour, replacement in ((INK, "currentColor"), (GRID, "var(--grid)"), (PAPER, "none")):
-        svg = svg.replace(colour, replacement)
+    for color, replacement in ((INK, "currentColor"), (GRID, "var(--grid)"), (PAPER, "none")):
+        svg = svg.replace(color, replacement)
     return svg
 
 
@@ -280,8 +280,8 @@ def _tint(value: float) -> str:
     """A cell's background: stronger the further from one half, orange below it and blue above; none at NaN."""
     if math.isnan(value):
         return ""
-    colour = "low" if value < 0.5 else "high"
-    return f"rgb(var(--tint-{colour}) / {min(0.45, 0.9 * abs(value - 0.5)):.2f})"
+    color = "low" if value < 0.5 else "high"
+    return f"rgb(var(--tint-{color}) / {min(0.45, 0.9 * abs(value - 0.5)):.2f})"
 
 
 def _signed(value: float) -> str:

@@ -83,7 +83,7 @@ def attribute_plot(comparison: Comparison, protocol: Protocol) -> Plot | None:
         for index in range(count):
             style = tracker_style(index)
             look: dict[str, Any] = {
-                "facecolor": style.colour,
+                "facecolor": style.color,
                 "edgecolor": INK,
                 "hatch": style.hatch,
                 "linewidth": 0,
@@ -131,7 +131,7 @@ def calibration_plot(comparison: Comparison, bins: int = 10) -> Plot | None:
             handles.append(line)
             labels.append(f"{_number(curve.error)}  {_short(label)}")
             share = curve.count / max(1, int(curve.count.sum()))
-            lower.stairs(share, curve.edges, color=tracker_style(index).colour, linewidth=1.5)
+            lower.stairs(share, curve.edges, color=tracker_style(index).color, linewidth=1.5)
         upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="Share with IoU > 0.5", title=title)
         lower.set(ylim=(0, None), xlabel="Confidence", ylabel="Share of frames")
         figure.align_ylabels()
@@ -158,7 +158,7 @@ def speed_plot(comparison: Comparison, protocol: Protocol) -> Plot | None:
         handles, labels = [], []
         for row in rows:
             style, score = tracker_style(row.index), row.score[protocol.headline]
-            handles += axes.plot([row.fps], [score], style.marker, color=style.colour, markersize=8)
+            handles += axes.plot([row.fps], [score], style.marker, color=style.color, markersize=8)
             labels.append(f"{_number(score)}  {row.fps:.3g} FPS  {_short(row.label)}")
         axes.set_xscale("log")
         speeds = [row.fps for row in rows]
@@ -207,7 +207,7 @@ def timeline_plot(comparison: Comparison, name: str, pictured: Iterable[int] = (
             panels[1].set(ylim=(-0.03, 1.03), ylabel="confidence")
         for row, (index, lost) in enumerate(called):
             bars = [(start - 0.5, stop - start) for start, stop in stretches(lost)]
-            panels[-1].broken_barh(bars, (-row - 0.4, 0.8), color=tracker_style(index).colour)
+            panels[-1].broken_barh(bars, (-row - 0.4, 0.8), color=tracker_style(index).color)
         if called:
             panels[-1].set(yticks=[], ylim=(0.6 - len(called), 0.6))
             panels[-1].set_ylabel("lost", rotation=0, ha="right", va="center")
@@ -290,8 +290,8 @@ class _Curve:
 
 _CURVES = (
     _Curve("success", "Overlap threshold (IoU)", "success", ""),
-    _Curve("precision", "Centre error threshold (pixels)", "precision", "precision"),
-    _Curve("normalized precision", "Normalized centre error threshold", "normalized", "normalized"),
+    _Curve("precision", "Center error threshold (pixels)", "precision", "precision"),
+    _Curve("normalized precision", "Normalized center error threshold", "normalized", "normalized"),
 )
 
 
@@ -328,7 +328,7 @@ def _curve_plot(comparison: Comparison, protocol: Protocol, curve: _Curve, key: 
 def _line(axes: Axes, x: npt.NDArray[Any], y: FloatArray, index: int) -> Line2D:
     style = tracker_style(index)
     x, y = _thinned(x, y)
-    (line,) = axes.plot(x, y, color=style.colour, linewidth=1.7)
+    (line,) = axes.plot(x, y, color=style.color, linewidth=1.7)
     if style.dashes:
         line.set_dashes(style.dashes)
     return line

@@ -73,7 +73,7 @@ def _candidates(report: SequenceReport, count: int) -> Iterator[tuple[int, str, 
     missed, good = overlap < BAD_IOU, overlap > GOOD_IOU
     good[0] = True
     failures = [run for run in stretches(missed) if run[1] - run[0] >= STAYS] or stretches(missed)
-    apart = max(1, frames // 40)  # neighbours look alike in a long sequence
+    apart = max(1, frames // 40)  # neighbors look alike in a long sequence
     if failures:
         start = failures[0][0]
         yield start, "fails here", 1
@@ -114,13 +114,13 @@ def _confident_error(
 
 
 FloatArray = npt.NDArray[np.float64]
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 Image = npt.NDArray[np.uint8]
 
-_TRUTH: Colour = (70, 220, 60)  # BGR
-_BACK: Colour = (38, 32, 27)
-_TEXT: Colour = (236, 232, 228)
-_DARK: Colour = (20, 20, 20)
+_TRUTH: Color = (70, 220, 60)  # BGR
+_BACK: Color = (38, 32, 27)
+_TEXT: Color = (236, 232, 228)
+_DARK: Color = (20, 20, 20)
 _ASPECT = 4 / 3
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
@@ -196,7 +196,7 @@ class Strip:
 
 
 def picture_strip(comparison: Comparison, name: str, *, count: int = 5, width: int = 320) -> Strip:
-    """The most telling frames of one sequence, with the truth in green and each tracker's box in its colour.
+    """The most telling frames of one sequence, with the truth in green and each tracker's box in its color.
 
     They are chosen for the tracker with the lowest mean IoU in that sequence. A dashed box was called lost.
 
@@ -285,8 +285,8 @@ def _picture(frame: Frame, truth: FloatArray, boxes: list[FloatArray], said: lis
     # The dark edges first: those of a box close to the truth would cover it.
     for placed, _, line, dashed in drawn:
         _draw_box(picture, placed, _DARK, line + 2, dashed=dashed)
-    for placed, colour, line, dashed in drawn:
-        _draw_box(picture, placed, colour, line, dashed=dashed)
+    for placed, color, line, dashed in drawn:
+        _draw_box(picture, placed, color, line, dashed=dashed)
     return picture
 
 
@@ -309,7 +309,7 @@ def _inside(start: float, length: float, limit: float) -> float:
     return (limit - length) / 2 if length >= limit else min(max(0.0, start), limit - length)
 
 
-def _draw_box(picture: Image, box: FloatArray, colour: Colour, line: int, *, dashed: bool) -> None:
+def _draw_box(picture: Image, box: FloatArray, color: Color, line: int, *, dashed: bool) -> None:
     """A box x, y, w, h in the picture's pixels; parts outside are left out."""
     height, width = picture.shape[:2]
     # OpenCV's drawing overflows far out.
@@ -320,7 +320,7 @@ def _draw_box(picture: Image, box: FloatArray, colour: Colour, line: int, *, das
     corners = ((x1, y1), (x2, y1), (x2, y2), (x1, y2))
     for start, end in zip(corners, (*corners[1:], corners[0]), strict=True):
         for a, b in _dashes(start, end) if dashed else [(start, end)]:
-            cv2.line(picture, a, b, colour, line, cv2.LINE_AA)
+            cv2.line(picture, a, b, color, line, cv2.LINE_AA)
 
 
 def _dashes(start: tuple[int, int], end: tuple[int, int]) -> list[tuple[tuple[int, int], tuple[int, int]]]:
@@ -366,7 +366,7 @@ def _cut(label: str, length: int) -> str:
 
 
 def _jpeg(image: Image) -> bytes:
-    # Thin coloured lines need their colour at full resolution.
+    # Thin colored lines need their color at full resolution.
     options = [
         cv2.IMWRITE_JPEG_QUALITY,
         82,

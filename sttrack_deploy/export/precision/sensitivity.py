@@ -124,7 +124,7 @@ def search(
 
     A group stays if the graph gets cheaper by it, and the step error and the loss of AUC of everything kept so far stay
     within their budgets.
-    What was left out is tried a second time, when others are in: beside a neighbour it may save conversions.
+    What was left out is tried a second time, when others are in: beside a neighbor it may save conversions.
 
     Args:
         macs: multiply-accumulates of each group.
@@ -154,7 +154,7 @@ def search(
     steps: list[Step] = []
     for _ in range(
         2
-    ):  # what is not cheaper alone may be, once its neighbours are in INT8; and chance gets less
+    ):  # what is not cheaper alone may be, once its neighbors are in INT8; and chance gets less
         again = []
         before = kept
         for group in waiting:
@@ -223,8 +223,8 @@ def _picture(path: Path, result: SearchResult) -> None:
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
     ordered = sorted(result.groups, key=lambda g: g.step_error)
-    colours = ["tab:blue" if g.group in result.chosen else "0.75" for g in ordered]
-    left.barh([g.group for g in ordered], [100 * g.step_error for g in ordered], color=colours)
+    colors = ["tab:blue" if g.group in result.chosen else "0.75" for g in ordered]
+    left.barh([g.group for g in ordered], [100 * g.step_error for g in ordered], color=colors)
     left.set_xlabel("step error with this group alone in INT8 (1 - IoU, %)")
     left.set_title("Sensitivity (blue: quantized in the end)", loc="left", fontsize=10)
     steps = [s for s in result.steps if s.auc_change == s.auc_change]

@@ -151,7 +151,7 @@ def _different(theirs: Any, mine: Any, name: str = "") -> list[str]:
 
 
 def _from_old(state: Mapping[str, Any], network: nn.Module) -> dict[str, Any]:
-    """The checkpoint of version 0.1, which numbered the optimiser's parameters and kept no recipe.
+    """The checkpoint of version 0.1, which numbered the optimizer's parameters and kept no recipe.
 
     Its parameters were numbered by groups, the backbone's apart from the others and matrices apart from vectors, in
     the order in which the groups first occur; the probe's came last. Its random generators are not taken

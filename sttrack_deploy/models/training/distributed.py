@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from sttrack_deploy.errors import UserError
 from sttrack_deploy.models.backbone import RoleBatchNorm2d
 
-__all__ = ["ALONE", "Processes", "launched_processes", "synchronise_batch_norm"]
+__all__ = ["ALONE", "Processes", "launched_processes", "synchronize_batch_norm"]
 
 
 T = TypeVar("T")
@@ -113,7 +113,7 @@ class Processes:
     def parallel(self, module: nn.Module) -> nn.Module:
         """The module with gradients averaged over the processes, each of which starts from the main one's weights.
 
-        Buffers are not sent around after the start: synchronised batch norm keeps them equal.
+        Buffers are not sent around after the start: synchronized batch norm keeps them equal.
         """
         if self.count == 1:
             return module
@@ -175,8 +175,8 @@ def _kind(device: str) -> str:
         raise UserError(f"there is no device {device!r}: cpu, cuda or cuda:0 are") from error
 
 
-def synchronise_batch_norm(network: nn.Module) -> None:
-    """Make all trainable batch norm of the network normalise over the processes; parameters and keys stay.
+def synchronize_batch_norm(network: nn.Module) -> None:
+    """Make all trainable batch norm of the network normalize over the processes; parameters and keys stay.
 
     All processes must give it equally large batches.
     """
@@ -208,7 +208,7 @@ def _averaged(values: Tensor) -> Tensor:
     return total / dist.get_world_size()
 
 
-def _normalise(x: Tensor, norm: nn.BatchNorm2d, running_mean: Tensor, running_var: Tensor) -> Tensor:
+def _normalize(x: Tensor, norm: nn.BatchNorm2d, running_mean: Tensor, running_var: Tensor) -> Tensor:
     """``x`` float ``(B, C, H, W)`` by the statistics of all processes' ``x``; the running ones ``(C,)`` follow."""
     var, mean = torch.var_mean(x.float(), dim=(0, 2, 3), correction=0)
     # In float64, since the difference of squares cancels.
@@ -235,7 +235,7 @@ class _SyncedBatchNorm2d(nn.BatchNorm2d):
             return super().forward(x)
         if self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
-        return _normalise(x, self, self.running_mean, self.running_var)
+        return _normalize(x, self, self.running_mean, self.running_var)
 
 
 class _SyncedRoleBatchNorm2d(RoleBatchNorm2d):
@@ -246,7 +246,7 @@ class _SyncedRoleBatchNorm2d(RoleBatchNorm2d):
         if not self.training:
             return super().forward(x, template)
         if template:
-            return _normalise(x, self, self.template_mean, self.template_var)
+            return _normalize(x, self, self.template_mean, self.template_var)
         if self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
-        return _normalise(x, self, self.running_mean, self.running_var)
+        return _normalize(x, self, self.running_mean, self.running_var)

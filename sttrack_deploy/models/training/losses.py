@@ -85,9 +85,9 @@ def corner_targets(points: Tensor, cells: int) -> Tensor:
 
 
 def foreground_cells(box: Tensor, cells: int) -> Tensor:
-    """1 where a cell's centre lies in the box ``(N, 4)``; float ``(N, cells^2)``."""
-    centre = (torch.arange(cells, device=box.device) + 0.5) / cells
-    inside = (centre >= box[:, :2, None]) & (centre <= box[:, 2:, None])
+    """1 where a cell's center lies in the box ``(N, 4)``; float ``(N, cells^2)``."""
+    center = (torch.arange(cells, device=box.device) + 0.5) / cells
+    inside = (center >= box[:, :2, None]) & (center <= box[:, 2:, None])
     return (inside[:, 1, :, None] & inside[:, 0, None, :]).flatten(1).float()
 
 

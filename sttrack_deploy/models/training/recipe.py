@@ -28,7 +28,7 @@ class Recipe:
     Attributes:
         seed: of the fresh weights, the clips and the dropout.
         autocast: type of the forward pass's matrix products and convolutions; the weights and their
-            optimisation are float32 always. With ``fp16`` the loss is scaled.
+            optimization are float32 always. With ``fp16`` the loss is scaled.
     """
 
     model: ModelConfig

@@ -1,4 +1,4 @@
-"""The training loop: optimise, average, validate, keep checkpoints, resume exactly."""
+"""The training loop: optimize, average, validate, keep checkpoints, resume exactly."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from sttrack_deploy.errors import MissingDependencyError, UserError
 from sttrack_deploy.models.network import STTrack
 from sttrack_deploy.models.training.checkpoints import CheckpointFolder, check_belongs, unpack
 from sttrack_deploy.models.training.clips.batch import ClipBatch, ClipFeed, ClipSource, Prefetched, seeded
-from sttrack_deploy.models.training.distributed import ALONE, Processes, synchronise_batch_norm
+from sttrack_deploy.models.training.distributed import ALONE, Processes, synchronize_batch_norm
 from sttrack_deploy.models.training.initialization import fresh_network
 from sttrack_deploy.models.training.losses import grade
 from sttrack_deploy.models.training.optimizer import Optimizer, freeze_parts, learning_rate_at, train_mode
@@ -39,7 +39,7 @@ from sttrack_deploy.models.training.training_log import (
 from sttrack_deploy.models.training.validation import (
     STRIP,
     ClipNetwork,
-    LikenessProbe,
+    SimilarityProbe,
     draw_validation_strip,
     grade_predictions,
     predict_clips,
@@ -150,7 +150,7 @@ class Trainer:
         self.network = network.requires_grad_(True).to(self.device)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         freeze_parts(self.network, recipe.optimizer.freeze)
-        self.probe = LikenessProbe(recipe.model.hidden_dim).to(self.device)
+        self.probe = SimilarityProbe(recipe.model.hidden_dim).to(self.device)
         self.average = STTrack(recipe.model).to(self.device).requires_grad_(False).eval()
         self.average.load_state_dict(self.network.state_dict())
         whole = ClipNetwork(self.network, self.probe, recipe.optimizer.truncate)
@@ -159,7 +159,7 @@ class Trainer:
         self.step, self.best, self.saved = 0, -1.0, -1
         self._resume()
         if self.processes.count > 1:
-            synchronise_batch_norm(self.network)
+            synchronize_batch_norm(self.network)
         self.parallel = self.processes.parallel(whole)
 
     def run(
@@ -258,7 +258,7 @@ class Trainer:
         torch.manual_seed(seeded(recipe.seed, self.step, self.processes.rank, 1).initial_seed())
         for number, clip in enumerate(batches):
             is_last = number + 1 == len(batches)
-            with self._unsynchronised() if not is_last else nullcontext():
+            with self._unsynchronized() if not is_last else nullcontext():
                 with self._autocast():
                     prediction = self.parallel(clip)
                 corners = prediction.corners
@@ -285,7 +285,7 @@ class Trainer:
             return nullcontext()
         return torch.autocast(torch.device(self.device).type, kinds[self.recipe.autocast])
 
-    def _unsynchronised(self) -> contextlib.AbstractContextManager[Any]:
+    def _unsynchronized(self) -> contextlib.AbstractContextManager[Any]:
         """Gradients are averaged over the processes once a step, with the last of its batches."""
         if isinstance(self.parallel, nn.parallel.DistributedDataParallel):
             return self.parallel.no_sync()

@@ -64,7 +64,7 @@ class Progress:
         waiting: share of the time spent waiting for clips, 0 to 1.
         learning_rate: of the last step, before the parts' factors.
         skipped: steps left out, since their gradient was not finite.
-        seconds_left: to the end of this run's legs at the present pace.
+        seconds_left: to the last step at the present pace.
         validation: if it was time for one.
     """
 
@@ -181,7 +181,7 @@ class Meter:
         shares: batches of a step.
         processes: that the line is about; each keeps its own sums.
         device: where the losses are.
-        steps_left: to the end of this leg.
+        steps_left: to the last step.
     """
 
     def __init__(
@@ -309,7 +309,7 @@ def _line(axes: Axes, rows: list[dict[str, float]], name: str, index: int, label
         style = tracker_style(index)
         # A few points would make no line.
         marker = style.marker if len(values) < 30 else None
-        axes.plot(steps, values, color=style.colour, marker=marker, markersize=3, linewidth=1.2, label=label)
+        axes.plot(steps, values, color=style.color, marker=marker, markersize=3, linewidth=1.2, label=label)
 
 
 def _title(axes: Axes, title: str, below: str) -> None:

@@ -27,8 +27,8 @@ __all__ = [
     "STRIP",
     "ClipNetwork",
     "ClipPrediction",
-    "LikenessProbe",
     "Predictions",
+    "SimilarityProbe",
     "draw_validation_strip",
     "forward_clip",
     "grade_predictions",
@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 
-class LikenessProbe(nn.Module):
+class SimilarityProbe(nn.Module):
     """Scale and offset that turn similarity to the temporal query into a logit; used in training only."""
 
     def __init__(self, dim: int) -> None:
@@ -57,7 +57,7 @@ class ClipPrediction(NamedTuple):
 
 
 def forward_clip(
-    network: STTrack, probe: LikenessProbe, clip: ClipBatch, truncate: int = 0
+    network: STTrack, probe: SimilarityProbe, clip: ClipBatch, truncate: int = 0
 ) -> ClipPrediction:
     """Run a batch of clips, the temporal query and the memory carried and back-propagated through.
 
@@ -97,7 +97,7 @@ class ClipNetwork(nn.Module):
     That is what ``DistributedDataParallel`` wraps: it averages the gradients of one call.
     """
 
-    def __init__(self, network: STTrack, probe: LikenessProbe, truncate: int = 0) -> None:
+    def __init__(self, network: STTrack, probe: SimilarityProbe, truncate: int = 0) -> None:
         super().__init__()
         self.network, self.probe, self.truncate = network, probe, truncate
 
@@ -119,7 +119,7 @@ class Predictions:
 
 @torch.no_grad()
 def predict_clips(
-    network: STTrack, probe: LikenessProbe, clips: ClipBatch, processes: Processes = ALONE
+    network: STTrack, probe: SimilarityProbe, clips: ClipBatch, processes: Processes = ALONE
 ) -> Predictions:
     """What the network says of all frames; each process does its part, and all get the whole.
 
@@ -153,14 +153,14 @@ def grade_predictions(predictions: Predictions, clips: ClipBatch) -> Validation:
 STRIP = "validation.png"
 
 Image = npt.NDArray[np.uint8]
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 
 _TILE = 192  # pixels
 _CAPTION = 18
-_TRUTH: Colour = (70, 220, 60)  # BGR
-_BACK: Colour = (38, 32, 27)
-_TEXT: Colour = (236, 232, 228)
-_DARK: Colour = (20, 20, 20)
+_TRUTH: Color = (70, 220, 60)  # BGR
+_BACK: Color = (38, 32, 27)
+_TEXT: Color = (236, 232, 228)
+_DARK: Color = (20, 20, 20)
 
 
 def draw_validation_strip(clips: ClipBatch, predictions: Predictions, out: Path, rows: int = 8) -> None:
@@ -188,8 +188,8 @@ def draw_validation_strip(clips: ClipBatch, predictions: Predictions, out: Path,
             )
             boxes = [(predictions.box[clip, frame], tracker_style(1).bgr)]
             boxes += [(clips.box[clip, frame], _TRUTH)] if seen else []
-            for box, colour in boxes:
-                _draw(tile[:_TILE], box, colour)
+            for box, color in boxes:
+                _draw(tile[:_TILE], box, color)
             tiles.append(tile)
         lines.append(np.hstack(tiles))
     _, data = cv2.imencode(".png", np.vstack(lines))
@@ -210,9 +210,9 @@ def _tile(pixels: torch.Tensor, caption: str) -> Image:
     return tile
 
 
-def _draw(picture: Image, box: torch.Tensor, colour: Colour) -> None:
+def _draw(picture: Image, box: torch.Tensor, color: Color) -> None:
     """``box`` float ``(4,)`` over the crop's side; what lies beyond the picture is left out."""
     # Far outside (a young network's boxes are anywhere) OpenCV's integers would overflow.
     x1, y1, x2, y2 = (box.clamp(-1, 2) * _TILE).round().int().tolist()
-    for line, shade in ((4, _DARK), (2, colour)):
+    for line, shade in ((4, _DARK), (2, color)):
         cv2.rectangle(picture, (x1, y1), (x2, y2), shade, line)

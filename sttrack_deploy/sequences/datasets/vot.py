@@ -146,7 +146,7 @@ def read_vot(root: Path, partial: bool = False) -> list[VideoSequence]:
 
 
 def _images(folder: Path) -> tuple[Path, Numbering]:
-    """Where a sequence's colour images are: as its ``sequence`` file says, else as VOT's defaults have it."""
+    """Where a sequence's color images are: as its ``sequence`` file says, else as VOT's defaults have it."""
     metadata = folder / "sequence"
     channel = ""
     for line in read_lines(metadata) if metadata.is_file() else ():

@@ -283,7 +283,7 @@ def _stages(axes: Any, subjects: Sequence[SubjectTimes], baseline: SubjectTimes,
     for index, stage in enumerate(STAGES):
         widths = np.nan_to_num([latency(s.stages[:, :, index]).p50 for s in subjects])
         style = tracker_style(index)
-        axes.barh(rows, widths, left=left, color=style.colour, height=0.62, label=stage)
+        axes.barh(rows, widths, left=left, color=style.color, height=0.62, label=stage)
         left += widths
     whole = [latency(s.frame) for s in subjects]
     axes.hlines(rows, left, [w.p95 for w in whole], color=INK, linewidth=1.0, label="to p95")
@@ -314,7 +314,7 @@ def _targets(axes: Any, subjects: Sequence[SubjectTimes], order: dict[str, int])
         style = tracker_style(order[s.subject.label])
         values = [cost.value for cost in costs.values()]
         axes.plot(
-            list(costs), values, color=style.colour, dashes=style.dashes or (None, None), marker=style.marker,
+            list(costs), values, color=style.color, dashes=style.dashes or (None, None), marker=style.marker,
             label=s.subject.label,
         )  # fmt: skip
         most = max([most, *costs])
@@ -335,7 +335,7 @@ def _long(axes: Any, subjects: Sequence[SubjectTimes], order: dict[str, int]) ->
         assert found is not None
         style = tracker_style(order[s.subject.label])
         axes.plot(
-            found.frames, found.median, color=style.colour, dashes=style.dashes or (None, None),
+            found.frames, found.median, color=style.color, dashes=style.dashes or (None, None),
             label=f"{s.subject.label}: {found.change:+.1%}, {found.growth:+.2f} MiB/1000",
         )  # fmt: skip
     axes.set(

@@ -154,7 +154,7 @@ def parity_plot(results: Sequence[DeploymentParity], data: str) -> Plot:
                 axes.plot(
                     np.arange(1, len(values) + 1),
                     np.maximum(values, _LEAST_SHOWN),
-                    color=style.colour,
+                    color=style.color,
                     dashes=dashes or (None, None),
                     linewidth=1.3,
                     label=f"{result.deployment.label}: {what}",
@@ -184,7 +184,7 @@ def _timeline(axes: Any, result: DeploymentParity, index: int, title: str | None
     agreement = result.agreement
     overlap = np.concatenate([s.overlap for s in agreement.sequences])
     ends = np.cumsum([len(s.overlap) for s in agreement.sequences])
-    axes.plot(overlap, color=tracker_style(index).colour, linewidth=1.0)
+    axes.plot(overlap, color=tracker_style(index).color, linewidth=1.0)
     for end in ends[:-1]:
         axes.axvline(end - 0.5, color=SHADE, linewidth=0.5, alpha=0.6)
     axes.axhline(DIVERGED_BELOW, color=INK, linewidth=0.6, linestyle=":")

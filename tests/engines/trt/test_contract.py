@@ -299,7 +299,7 @@ class TestCuda:
         with pytest.raises(TypeError):
             cuda.cudaMemcpyAsync(1, 2, 3, 1, 0)  # the kind is an enum
 
-    def test_copies_are_done_at_the_synchronisation(self, gpu: FakeGpu, cuda: Any) -> None:
+    def test_copies_are_done_at_the_synchronization(self, gpu: FakeGpu, cuda: Any) -> None:
         (_, stream), (_, device), (_, host) = (
             cuda.cudaStreamCreateWithFlags(0),
             cuda.cudaMalloc(4),
@@ -354,7 +354,7 @@ class TestCuda:
         cuda.cudaStreamSynchronize(stream)
         assert gpu.read(device, 4).tolist() == [0xA5] * 4
 
-    def test_a_synchronisation_spoils_a_capture(self, cuda: Any) -> None:
+    def test_a_synchronization_spoils_a_capture(self, cuda: Any) -> None:
         _, stream = cuda.cudaStreamCreateWithFlags(0)
         cuda.cudaStreamBeginCapture(stream, cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal)
         (error,) = cuda.cudaStreamSynchronize(stream)

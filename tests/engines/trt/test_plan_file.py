@@ -1,4 +1,4 @@
-"""Plans that may not be run here: each is refused in one line that names the command that mends it."""
+"""Plans that may not be run here: each is refused in one line that names the command that fixes it."""
 
 from __future__ import annotations
 

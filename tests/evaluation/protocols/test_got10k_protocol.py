@@ -71,7 +71,7 @@ def test_a_box_outside_the_image_is_empty() -> None:
     assert val([BOX, APART], [BOX, APART]).mean_overlap == 0.0
 
 
-def test_it_has_no_centre_errors() -> None:
+def test_it_has_no_center_errors() -> None:
     result = GOT10K.score(val([BOX] * 2, [BOX] * 2))
     assert math.isnan(result["precision"])
     assert math.isnan(result["normalized_precision"])

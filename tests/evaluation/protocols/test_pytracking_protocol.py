@@ -149,9 +149,9 @@ def reference(
         w = max(0.0, min(p[0] + p[2], t[0] + t[2]) - max(p[0], t[0]))
         h = max(0.0, min(p[1] + p[3], t[1] + t[3]) - max(p[1], t[1]))
         overlap = w * h / (p[2] * p[3] + t[2] * t[3] - w * h)
-        centre, true_centre = ([b[i] + (b[i + 2] - 1) / 2 for i in (0, 1)] for b in (p, t))
-        error = math.dist(centre, true_centre)
-        dx, dy = (centre[i] / t[i + 2] - true_centre[i] / t[i + 2] for i in (0, 1))
+        center, true_center = ([b[i] + (b[i + 2] - 1) / 2 for i in (0, 1)] for b in (p, t))
+        error = math.dist(center, true_center)
+        dx, dy = (center[i] / t[i + 2] - true_center[i] / t[i + 2] for i in (0, 1))
         for n in range(21):
             success[n] += overlap > n * 0.05
         for n in range(51):

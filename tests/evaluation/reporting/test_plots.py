@@ -57,7 +57,7 @@ def test_the_curves_are_the_pooled_ones(compared: Comparison) -> None:
     success = curve_plots(compared, PYTRACKING)[0]
     drawn = {line.get_color(): line.get_ydata() for line in success.figure.axes[0].lines}
     for index, each in enumerate(compared.reports):
-        np.testing.assert_array_equal(drawn[tracker_style(index).colour], each.pooled(PYTRACKING).success)
+        np.testing.assert_array_equal(drawn[tracker_style(index).color], each.pooled(PYTRACKING).success)
 
 
 def test_a_protocol_without_a_number_has_no_curve_for_it(compared: Comparison) -> None:
@@ -151,11 +151,11 @@ def test_a_long_timeline_stays_small_and_keeps_every_dip() -> None:
     assert len(plot.svg()) < 200_000
 
 
-def test_trackers_can_be_told_apart_without_colour() -> None:
+def test_trackers_can_be_told_apart_without_color() -> None:
     styles = [tracker_style(index) for index in range(28)]
-    assert len({(style.colour, style.dashes) for style in styles}) == 28
-    assert len({(style.colour, style.marker) for style in styles}) == 28
-    assert len({(style.colour, style.hatch) for style in styles}) == 28
+    assert len({(style.color, style.dashes) for style in styles}) == 28
+    assert len({(style.color, style.marker) for style in styles}) == 28
+    assert len({(style.color, style.hatch) for style in styles}) == 28
     assert len({style.dashes for style in styles[:4]}) == 4
     assert tracker_style(0).bgr == (0xB2, 0x72, 0x20)
 

@@ -56,7 +56,7 @@ def test_a_loss_within_its_error_is_chance() -> None:
     assert not ClosedLoop(0.9, 0.02, 0.0).loses(0.004)
 
 
-def test_what_pays_beside_a_neighbour_only_is_found() -> None:
+def test_what_pays_beside_a_neighbor_only_is_found() -> None:
     class Pair:
         def step_error(self, groups: frozenset[str]) -> float:
             return 0.001 * len(groups)

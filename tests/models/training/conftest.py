@@ -13,26 +13,26 @@ from sttrack_deploy.models.training.clips.synthetic.image_bank import ImageBank,
 HEADER = "path,set,width,height,boxes,mask\n"
 
 
-def grey_texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """A grey picture with detail at several scales, BGR uint8."""
+def gray_texture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """A gray picture with detail at several scales, BGR uint8."""
     total = np.zeros((height, width), np.float32)
     for cell in (4, 12, 40):
         noise = rng.random((height // cell + 2, width // cell + 2)).astype(np.float32)
         total += cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
     low, high = float(total.min()), float(total.max())
-    grey = (20 + (total - low) * (215 / (high - low))).astype(np.uint8)
-    return np.repeat(grey[:, :, None], 3, axis=2)
+    gray = (20 + (total - low) * (215 / (high - low))).astype(np.uint8)
+    return np.repeat(gray[:, :, None], 3, axis=2)
 
 
 @pytest.fixture(scope="session")
 def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """40 grey photographs; every fourth shows a magenta object with its mask, every fourth has boxes."""
+    """40 gray photographs; every fourth shows a magenta object with its mask, every fourth has boxes."""
     folder = tmp_path_factory.mktemp("images")
     rng = np.random.default_rng(0)
     lines = [HEADER]
     for i in range(40):
         height, width = (150, 200) if i % 2 else (200, 160)
-        image = grey_texture(rng, height, width)
+        image = gray_texture(rng, height, width)
         boxes, mask_name = "", ""
         if i % 4 == 0:
             mask = np.zeros((height, width), np.uint8)
@@ -58,12 +58,12 @@ def bank(image_folder: Path) -> ImageBank:
 
 @pytest.fixture(scope="session")
 def video_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two videos of a magenta square that crosses a grey picture; one has the square cut at the edge."""
+    """Two videos of a magenta square that crosses a gray picture; one has the square cut at the edge."""
     folder = tmp_path_factory.mktemp("videos")
     rng = np.random.default_rng(1)
     for name, start in (("one", 30), ("two", 90)):
         writer = cv2.VideoWriter(str(folder / f"{name}.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 25, (320, 240))
-        background = grey_texture(rng, 240, 320) // 2
+        background = gray_texture(rng, 240, 320) // 2
         lines = []
         for i in range(24):
             frame = background.copy()

@@ -17,7 +17,7 @@ from sttrack_deploy.models.published import config_from_yaml
 from sttrack_deploy.models.training.clips.batch import ClipBatch
 from sttrack_deploy.models.training.initialization import fresh_network, load_backbone, load_initial
 from sttrack_deploy.models.training.trainer import WEIGHTS, Trainer
-from sttrack_deploy.models.training.validation import LikenessProbe, predict_clips
+from sttrack_deploy.models.training.validation import SimilarityProbe, predict_clips
 from sttrack_deploy.models.weights import load_weights, save_weights
 
 RESNET = dataclasses.replace(TINY, name="small", backbone="resnet18", plain_channels=(), plain_blocks=())
@@ -61,7 +61,7 @@ def test_a_published_checkpoint_is_fine_tuned(reference: Path, tmp_path: Path) -
             return ClipBatch(pixels[0], masks[0], pixels[1], masks[1], box, present)
 
     clip = Clips().sample(1, 1, torch.Generator().manual_seed(0))
-    probe = LikenessProbe(config.hidden_dim)
+    probe = SimilarityProbe(config.hidden_dim)
     published = load_initial(reference / "sttrack_tiny.pth.tar", config).eval()
     trainer = Trainer(recipe, Clips(), tmp_path, initial=network)
     assert torch.equal(

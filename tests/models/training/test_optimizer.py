@@ -1,4 +1,4 @@
-"""Groups of parameters, what is frozen, and the optimiser's state by name."""
+"""Groups of parameters, what is frozen, and the optimizer's state by name."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from sttrack_deploy.models.training.optimizer import (
     learning_rate_at,
     train_mode,
 )
-from sttrack_deploy.models.training.validation import ClipNetwork, LikenessProbe
+from sttrack_deploy.models.training.validation import ClipNetwork, SimilarityProbe
 
 
 @pytest.fixture
 def module() -> ClipNetwork:
-    return ClipNetwork(STTrack(TINY), LikenessProbe(TINY.hidden_dim))
+    return ClipNetwork(STTrack(TINY), SimilarityProbe(TINY.hidden_dim))
 
 
 def settings(optimizer: Optimizer) -> dict[str, tuple[float, float]]:
@@ -50,7 +50,7 @@ def test_published_decay_is_on_all(module: ClipNetwork) -> None:
     assert {decay for _, decay in found.values()} == {1e-4}
 
 
-def test_frozen_parts_are_not_optimised(module: ClipNetwork) -> None:
+def test_frozen_parts_are_not_optimized(module: ClipNetwork) -> None:
     freeze_parts(module.network, ("backbone.stages.1", "query_embed"))
     optimizer = Optimizer(module, OptimizerRecipe(), "none", "cpu")
     assert "network.query_embed" not in optimizer.parameters
@@ -90,7 +90,7 @@ def test_the_gradient_is_clipped_and_the_state_comes_back(module: ClipNetwork) -
     assert float(moments["exp_avg"].norm()) == pytest.approx(
         0.1 * 0.1, rel=1e-3
     )  # (1 - beta1) times the norm
-    other = Optimizer(ClipNetwork(STTrack(TINY), LikenessProbe(TINY.hidden_dim)), recipe, "none", "cpu")
+    other = Optimizer(ClipNetwork(STTrack(TINY), SimilarityProbe(TINY.hidden_dim)), recipe, "none", "cpu")
     other.load_state(optimizer.state())
     assert torch.equal(
         other.state()["moments"]["network.bottleneck.weight"]["exp_avg_sq"], moments["exp_avg_sq"]

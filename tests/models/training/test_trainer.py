@@ -26,7 +26,7 @@ from sttrack_deploy.models.training.clips.synthetic.source import SyntheticSourc
 from sttrack_deploy.models.training.recipe import read_recipe
 from sttrack_deploy.models.training.trainer import BEST, WEIGHTS, RunOptions, Trainer
 from sttrack_deploy.models.training.training_log import CURVES, Progress, read_log
-from sttrack_deploy.models.training.validation import STRIP, LikenessProbe, forward_clip
+from sttrack_deploy.models.training.validation import STRIP, SimilarityProbe, forward_clip
 from sttrack_deploy.models.weights import load_weights
 
 SHELF = Path(__file__).parents[3] / "models"
@@ -73,7 +73,7 @@ class Failing(NoiseClips):
 def test_a_clip_at_once_equals_frame_by_frame() -> None:
     network = lively_network(TINY)
     clip = noise(2, 3)
-    together = forward_clip(network, LikenessProbe(TINY.hidden_dim), clip).corners
+    together = forward_clip(network, SimilarityProbe(TINY.hidden_dim), clip).corners
     state = network.initial_state(clip.template, clip.template_mask)
     for frame in range(3):
         output, state = network.step(clip.search[:, frame], clip.search_mask[:, frame], state)
@@ -85,7 +85,7 @@ def test_the_query_carries_gradient_through_time(truncate: int, reaches: bool) -
     """From the last of three frames back to the embedding that the first one starts with."""
     # In evaluation mode, since batch norm in the head would connect the frames too.
     network = lively_network(TINY).requires_grad_(True)
-    probe = LikenessProbe(TINY.hidden_dim)
+    probe = SimilarityProbe(TINY.hidden_dim)
     boxes = forward_clip(network, probe, noise(2, 3), truncate).corners.box
     boxes.view(2, 3, 4)[:, 2].sum().backward()
     gradient = network.query_embed.grad

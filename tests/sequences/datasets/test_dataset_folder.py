@@ -32,11 +32,11 @@ def test_reads_videos_and_image_folders_sorted_by_name(folder: Path) -> None:
     }
 
 
-def test_other_hidden_and_unlabelled_files_are_left_aside(folder: Path) -> None:
+def test_other_hidden_and_unlabeled_files_are_left_aside(folder: Path) -> None:
     (folder / "MANIFEST.json").write_text("{}")
     (folder / ".notes.txt").write_text("no boxes")
     (folder / "._a_video.mp4").write_text("")
-    (folder / "unlabelled.mp4").write_text("")
+    (folder / "unlabeled.mp4").write_text("")
     (folder / "empty_folder").mkdir()
     assert [s.name for s in read_folder(folder)] == ["a_video", "b_images"]
 

@@ -13,7 +13,7 @@ from sttrack_deploy.sequences.sequence import VideoSequence, frames_of
 
 
 def only(root: Path) -> tuple[VideoSequence, float]:
-    """The one sequence there; its first frame's grey level with it."""
+    """The one sequence there; its first frame's gray level with it."""
     (sequence,) = read_otb100(root, partial=True)
     return sequence, level(next(iter(frames_of(sequence))))
 

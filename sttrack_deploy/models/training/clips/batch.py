@@ -106,9 +106,9 @@ class ClipBatch:
         template_mask: bool ``(B, Ht/16, Wt/16)``, True = padding.
         search: uint8 ``(B, T, Hs, Ws, 3)`` RGB, 0 to 255.
         search_mask: bool ``(B, T, Hs/16, Ws/16)``, True = padding.
-        box: float32 ``(B, T, 4)`` x1 y1 x2 y2 normalised to the search crop; the parts of a target that lie
+        box: float32 ``(B, T, 4)`` x1 y1 x2 y2 normalized to the search crop; the parts of a target that lie
             outside the crop count, so values may leave 0..1. Meaningless where not present.
-        present: bool ``(B, T)``: enough of the target is in view and its centre lies in the crop.
+        present: bool ``(B, T)``: enough of the target is in view and its center lies in the crop.
     """
 
     template: Tensor

@@ -23,12 +23,12 @@ ELSEWHERE = 0.035  # share of search crops that are cut where the target is not
 
 
 def template_guess(draws: Draws, box: Tensor, factor: float) -> Tensor:
-    """Template crops ``(n, 1, 3)``, centre x, y and side, about the first of the boxes ``(n, F, 4)`` (x1 y1 x2 y2)."""
+    """Template crops ``(n, 1, 3)``, center x, y and side, about the first of the boxes ``(n, F, 4)`` (x1 y1 x2 y2)."""
     n = len(box)
     size = (box[:, :1, 2:] - box[:, :1, :2]).prod(-1, keepdim=True).sqrt()
-    centre = (box[:, :1, :2] + box[:, :1, 2:]) / 2
+    center = (box[:, :1, :2] + box[:, :1, 2:]) / 2
     side = size * factor * draws.normal(0.04, n, 1, 1).exp()
-    return torch.cat([centre + draws.normal(0.03, n, 1, 2) * size, side], -1)
+    return torch.cat([center + draws.normal(0.03, n, 1, 2) * size, side], -1)
 
 
 def search_guess(draws: Draws, box: Tensor, factor: float, limit: Tensor) -> Tensor:
@@ -41,17 +41,17 @@ def search_guess(draws: Draws, box: Tensor, factor: float, limit: Tensor) -> Ten
         limit: ``(n, 2)`` width and height of the video.
 
     Returns:
-        ``(n, F - 1, 3)`` centre x, y and side, pixels.
+        ``(n, F - 1, 3)`` center x, y and side, pixels.
     """
     n, t = len(box), box.shape[1] - 1
     unit = (box[:, :-1, 2:] - box[:, :-1, :2]).prod(-1, keepdim=True).sqrt()
-    centre = (box[..., :2] + box[..., 2:]) / 2
-    before, now = centre[:, :-1], centre[:, 1:]
+    center = (box[..., :2] + box[..., 2:]) / 2
+    before, now = center[:, :-1], center[:, 1:]
     far = draws.chance(LARGE_SHARE, n, t, 1)
     jitter = torch.where(far, draws.uniform(-LARGE, LARGE, n, t, 2), draws.normal(SMALL, n, t, 2))
     side = unit * factor * draws.normal(SCALE, n, t, 1).exp().clamp(*SCALE_RANGE)
     guess = before + jitter * unit
-    # Jitter and motion together seldom put the target's centre out of the crop: the tracker would be lost.
+    # Jitter and motion together seldom put the target's center out of the crop: the tracker would be lost.
     reach = 0.46 * side
     lost = draws.chance(0.02, n, t, 1)
     guess = torch.where(lost, guess, now - (now - guess).clamp(-reach, reach))
@@ -66,7 +66,7 @@ def search_guess(draws: Draws, box: Tensor, factor: float, limit: Tensor) -> Ten
 class JitterRule(Protocol):
     """Crops about the boxes ``(n, F, 4)`` (x1 y1 x2 y2, pixels) of clips whose first frame is the template's.
 
-    Crops are centre x, centre y and side in pixels; ``factor`` is side over size of the target.
+    Crops are center x, center y and side in pixels; ``factor`` is side over size of the target.
     """
 
     def template(self, draws: Draws, box: Tensor, factor: float) -> Tensor:
@@ -93,26 +93,26 @@ class Drift:
 class Published:
     """The published training's rule: each crop is off its own frame's box, as if nothing had come before.
 
-    Width and height are multiplied by ``exp(scale * normal)`` each. Centres move by up to ``centre / 2`` times
+    Width and height are multiplied by ``exp(scale * normal)`` each. Centers move by up to ``center / 2`` times
     the resulting size (the root of the area) along each axis, uniformly. At 4.5, with crops of factor 5, the
-    target's centre always stays in the crop.
+    target's center always stays in the crop.
     """
 
-    centre: float = 4.5
+    center: float = 4.5
     scale: float = 0.5
-    template_centre: float = 0.0
+    template_center: float = 0.0
     template_scale: float = 0.0
 
     def template(self, draws: Draws, box: Tensor, factor: float) -> Tensor:
-        return _published(draws, box[:, :1], factor, self.template_centre, self.template_scale)
+        return _published(draws, box[:, :1], factor, self.template_center, self.template_scale)
 
     def search(self, draws: Draws, box: Tensor, factor: float, limit: Tensor) -> Tensor:  # noqa: ARG002
-        return _published(draws, box[:, 1:], factor, self.centre, self.scale)
+        return _published(draws, box[:, 1:], factor, self.center, self.scale)
 
 
-def _published(draws: Draws, box: Tensor, factor: float, centre: float, scale: float) -> Tensor:
+def _published(draws: Draws, box: Tensor, factor: float, center: float, scale: float) -> Tensor:
     n, f = box.shape[:2]
     size = (box[..., 2:] - box[..., :2]) * draws.normal(scale, n, f, 2).exp()
     unit = size.prod(-1, keepdim=True).sqrt()
     middle = (box[..., :2] + box[..., 2:]) / 2
-    return torch.cat([middle + draws.uniform(-centre / 2, centre / 2, n, f, 2) * unit, unit * factor], -1)
+    return torch.cat([middle + draws.uniform(-center / 2, center / 2, n, f, 2) * unit, unit * factor], -1)

@@ -10,26 +10,26 @@ from torch import Tensor
 
 from sttrack_deploy.models.training.clips.batch import Draws
 
-__all__ = ["Degradation", "colour_matrices"]
+__all__ = ["Degradation", "color_matrices"]
 
 LUMA = (0.299, 0.587, 0.114)
 COARSE = 0.18  # share of clips whose target has few pixels
 COARSENESS = (1.5, 4.5)  # crop pixels for each pixel of their video
-MIDDLE = 118.0  # the grey that contrast turns about
+MIDDLE = 118.0  # the gray that contrast turns about
 
 
-def colour_matrices(brightness: Tensor, contrast: Tensor, saturation: Tensor, tint: Tensor) -> Tensor:
-    """Gains and offset of colours 0..255, float32 ``(..., 3, 4)``.
+def color_matrices(brightness: Tensor, contrast: Tensor, saturation: Tensor, tint: Tensor) -> Tensor:
+    """Gains and offset of colors 0..255, float32 ``(..., 3, 4)``.
 
     Args:
         brightness: ``(...)`` factor of all channels.
-        contrast: ``(...)`` factor about a middle grey.
-        saturation: ``(...)``, 0 makes it grey, 1 leaves it, below 0 turns it to the complementary colour.
+        contrast: ``(...)`` factor about a middle gray.
+        saturation: ``(...)``, 0 makes it gray, 1 leaves it, below 0 turns it to the complementary color.
         tint: ``(..., 3)`` factor of each channel.
     """
     device = brightness.device
-    grey = torch.tensor(LUMA, device=device).expand(3, 3)
-    mix = torch.eye(3, device=device) * saturation[..., None, None] + grey * (1 - saturation)[..., None, None]
+    gray = torch.tensor(LUMA, device=device).expand(3, 3)
+    mix = torch.eye(3, device=device) * saturation[..., None, None] + gray * (1 - saturation)[..., None, None]
     gains = mix * (brightness * contrast)[..., None, None] * tint.unsqueeze(-1)
     offset = (MIDDLE * (1 - contrast))[..., None, None].expand(*brightness.shape, 3, 1)
     return torch.cat([gains, offset], -1)
@@ -58,12 +58,12 @@ class Degradation:
             )
 
         tint = draws.normal(0.06, clips, 1, 3) + draws.normal(0.04, clips, frames, 3) * drift.unsqueeze(-1)
-        grey = draws.chance(0.1, clips, 1)
-        self.matrix = colour_matrices(
+        gray = draws.chance(0.1, clips, 1)
+        self.matrix = color_matrices(
             walk(0.18, 0.16).exp(),
             walk(0.15, 0.12).exp(),
-            torch.where(grey, 0.0, walk(0.2, 0.1).exp()),
-            torch.where(grey.unsqueeze(-1), 0.0, tint).exp(),
+            torch.where(gray, 0.0, walk(0.2, 0.1).exp()),
+            torch.where(gray.unsqueeze(-1), 0.0, tint).exp(),
         )
         self.gamma = walk(0.12, 0.1)
         self.noise_clips = draws.subset(clips, 0.35)
@@ -99,7 +99,7 @@ class Degradation:
         if len(self.noise_clips):
             self._add_noise(canvas)
         if len(self.block_clips):
-            self._quantise(canvas)
+            self._quantize(canvas)
         if len(self.coarse_clips):
             self._enlarge(canvas, self.coarse_clips, self.coarseness)
         return canvas
@@ -144,7 +144,7 @@ class Degradation:
             patch = self.noise[:, y : y + size, x : x + size] * self.noise_level[:, None, None, None]
             canvas[self.noise_clips, :, frame] += patch
 
-    def _quantise(self, canvas: Tensor) -> None:
+    def _quantize(self, canvas: Tensor) -> None:
         """Blocks of a coarse codec: rounded cosine coefficients of 8 x 8 pixels, coarser for higher ones."""
         size = canvas.shape[-1]
         whole = size - size % 8

@@ -55,15 +55,15 @@ class SamplingRecipe:
 class JitterRecipe:
     """How far crops are cut off the target; see :mod:`.jitter`. The numbers are those of the published rule."""
 
-    law: JitterName = "drift"
-    centre: float = 4.5
+    rule: JitterName = "drift"
+    center: float = 4.5
     scale: float = 0.5
-    template_centre: float = 0.0
+    template_center: float = 0.0
     template_scale: float = 0.0
 
     def __post_init__(self) -> None:
-        _one_of("law", self.law, get_args(JitterName))
-        for name in ("centre", "scale", "template_centre", "template_scale"):
+        _one_of("rule", self.rule, get_args(JitterName))
+        for name in ("center", "scale", "template_center", "template_scale"):
             _at_least(name, getattr(self, name), 0)
 
 
@@ -72,22 +72,22 @@ class AugmentationRecipe:
     """What is done to the pixels.
 
     Attributes:
-        law: ``camera`` (:mod:`.photometry`), ``published`` (grey and brightness) or ``none``.
-        grey: share of clips without colour; published rule.
+        rule: ``camera`` (:mod:`.photometry`), ``published`` (gray and brightness) or ``none``.
+        gray: share of clips without color; published rule.
         brightness: each crop is multiplied by 1 plus or minus up to this; published rule.
         mirror: share of clips that are mirrored as a whole.
         mirror_crops: share of crops that are mirrored apart from their clip; 0.5 as published.
     """
 
-    law: AugmentationName = "camera"
-    grey: float = 0.05
+    rule: AugmentationName = "camera"
+    gray: float = 0.05
     brightness: float = 0.2
     mirror: float = 0.5
     mirror_crops: float = 0.0
 
     def __post_init__(self) -> None:
-        _one_of("law", self.law, get_args(AugmentationName))
-        for name in ("grey", "brightness", "mirror", "mirror_crops"):
+        _one_of("rule", self.rule, get_args(AugmentationName))
+        for name in ("gray", "brightness", "mirror", "mirror_crops"):
             _share(name, getattr(self, name))
 
 
@@ -138,7 +138,7 @@ class SetsRecipe:
 
 @dataclass(frozen=True, slots=True)
 class DataRecipe:
-    """How clips are made. The tables in it hold for all sources but ``images``, which have their own laws.
+    """How clips are made. The tables in it hold for all sources but ``images``, which have their own rules.
 
     Attributes:
         frames: search frames in a clip.

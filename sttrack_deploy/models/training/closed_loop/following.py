@@ -29,7 +29,7 @@ LOST_AFTER = 3
 """Frames without the target in the crop after which the crop is put back on it: nothing more can be learned there."""
 SMALLEST = 6.0
 """Least side, in pixels, of the box that the next crop follows."""
-CENTRE = 0.3
+CENTER = 0.3
 """Places within this part of the target's half sides from its middle may win."""
 ON_TARGET = (0.3, 0.6)
 """Between these overlaps the wanted confidence rises from 0 to 1."""
@@ -188,7 +188,7 @@ def _place_loss(network: DenseSTTrack, step: DenseStep, target: Tensor) -> Tenso
     middle = (target[:, :2] + target[:, 2:])[:, :, None] / 2
     half = (target[:, 2:] - target[:, :2])[:, :, None] / 2
     # At least the nearest places, however small the target is.
-    reach = torch.clamp(CENTRE * half * 2, min=0.75 / network.config.search_cells)
+    reach = torch.clamp(CENTER * half * 2, min=0.75 / network.config.search_cells)
     near = ((points - middle).abs() <= reach).all(1)
     logs = torch.log_softmax(step.logits, 1)
     return -torch.logsumexp(torch.where(near, logs, torch.full_like(logs, -30.0)), 1).clamp(min=-30.0)

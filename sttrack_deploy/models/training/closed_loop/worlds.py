@@ -41,7 +41,7 @@ COPIED = 0.4
 """Share of video clips with a moving copy of the target."""
 COVERED = 0.15
 """Share of video clips where something passes in front of the target."""
-GREY = 0.08
+GRAY = 0.08
 HIDDEN = 0.35
 """A target of which less than this can be seen counts as absent."""
 
@@ -113,7 +113,7 @@ class VideoWorld:
             [track.boxes[f] for track, f in zip(self._tracks, self._frames, strict=True)]
         ).astype(np.float32)
         self._mirrored = rng.random(clips) < MIRRORED
-        self._grey = rng.random(clips) < GREY
+        self._gray = rng.random(clips) < GRAY
         self._gain = np.exp(rng.normal(0, 0.12, (clips, 1, 3)) + rng.normal(0, 0.15, (clips, frames + 1, 1)))
         self._blur = np.where(rng.random(clips) < 0.15, rng.uniform(0.02, 0.08, clips), 0.0)
         self._noise = np.where(rng.random(clips) < 0.2, rng.uniform(2, 12, clips), 0.0)
@@ -175,7 +175,7 @@ class VideoWorld:
         return passers
 
     def _degraded(self, patch: UInt8Array, clip: int, frame: int) -> UInt8Array:
-        if self._grey[clip]:
+        if self._gray[clip]:
             patch = np.asarray(cv2.merge([cv2.cvtColor(patch, cv2.COLOR_RGB2GRAY)] * 3), np.uint8)
         if frame and self._blur[clip]:
             length = max(2, round(self._blur[clip] * patch.shape[0]))

@@ -19,7 +19,11 @@ def test_nothing_said_is_the_project_s_own_way() -> None:
     recipe = fill(DataRecipe, {}, "here")
     assert recipe == DataRecipe()
     assert recipe.mixture == {"images": 0.8, "videos": 0.2}
-    assert (recipe.sampling.order, recipe.jitter.law, recipe.augmentation.law) == ("paced", "drift", "camera")
+    assert (recipe.sampling.order, recipe.jitter.rule, recipe.augmentation.rule) == (
+        "paced",
+        "drift",
+        "camera",
+    )
 
 
 def test_tables_are_read() -> None:
@@ -29,7 +33,7 @@ def test_tables_are_read() -> None:
             "frames": 6,
             "mixture": {"lasot": 1, "coco": 0.5, "images": 0},
             "sampling": {"order": "causal", "max_gap": 200},
-            "jitter": {"law": "published", "centre": 3},
+            "jitter": {"rule": "published", "center": 3},
             "sets": {"trackingnet_parts": [0, 3]},
         },
         "here",
@@ -37,7 +41,7 @@ def test_tables_are_read() -> None:
     assert recipe.frames == 6
     assert (recipe.share("lasot"), recipe.share("coco"), recipe.share("got10k")) == (1, 0.5, 0)
     assert recipe.sampling.max_gap == 200
-    assert recipe.jitter.centre == 3
+    assert recipe.jitter.center == 3
     assert recipe.sets.trackingnet_parts == (0, 3)
     assert recipe.negatives.absent == 0
 
@@ -62,7 +66,7 @@ def test_what_is_held_out() -> None:
         ({"mixture": 1}, "mixture must be a table, not 1"),
         ({"mixture": {"lasot": "1"}}, "mixture.lasot must be a number"),
         ({"jitter": "published"}, "here jitter must be a table"),
-        ({"jitter": {"law": "none"}}, "here jitter: law is one of drift, published, not 'none'"),
+        ({"jitter": {"rule": "none"}}, "here jitter: rule is one of drift, published, not 'none'"),
         ({"jitter": {"scale": True}}, "scale must be a number, not True"),
         ({"frames": 2.5}, "frames must be a whole number, not 2.5"),
         ({"frames": 0}, "here: frames must be 1 or more, not 0"),
@@ -88,7 +92,7 @@ def test_the_recipes_that_come_with_it() -> None:
     if path.exists():
         published = read_recipe(path).data
         assert set(published.mixture) == {"lasot", "got10k", "trackingnet", "coco"}
-        assert (published.jitter.centre, published.jitter.scale, published.sampling.max_gap) == (
+        assert (published.jitter.center, published.jitter.scale, published.sampling.max_gap) == (
             4.5,
             0.5,
             200,

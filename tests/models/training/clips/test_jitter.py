@@ -18,15 +18,15 @@ def draws() -> Draws:
 
 
 def test_published_numbers() -> None:
-    law = Published()
-    template = law.template(draws(), BOX, 2.0)
+    rule = Published()
+    template = rule.template(draws(), BOX, 2.0)
     assert template.shape == (4000, 1, 3)
     assert torch.allclose(template, torch.tensor([120.0, 105.0, 2 * SIZE]))
-    search = law.search(draws(), BOX, 5.0, LIMIT)
+    search = rule.search(draws(), BOX, 5.0, LIMIT)
     assert search.shape == (4000, 2, 3)
     unit = search[..., 2:] / 5
     offset = (search[..., :2] - MIDDLE) / unit
-    # Uniform to 4.5 / 2 of the jittered size on both axes, so that the centre stays in the crop.
+    # Uniform to 4.5 / 2 of the jittered size on both axes, so that the center stays in the crop.
     assert offset.abs().max() <= 2.2501
     assert offset.abs().max() > 2.2
     assert abs(offset.std() - 4.5 / 12**0.5) < 0.03
@@ -37,7 +37,7 @@ def test_published_numbers() -> None:
 
 
 def test_published_template_jitter() -> None:
-    template = Published(template_centre=1.0, template_scale=0.2).template(draws(), BOX, 2.0)
+    template = Published(template_center=1.0, template_scale=0.2).template(draws(), BOX, 2.0)
     assert 0.45 < ((template[..., :2] - MIDDLE) / template[..., 2:] * 2).abs().max() <= 0.5001
     assert template[..., 2].std() > 5
 

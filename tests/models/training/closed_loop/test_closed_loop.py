@@ -28,7 +28,7 @@ REPOSITORY = Path(__file__).resolve().parents[4]
 
 
 def track(name: str = "ball", frames: int = 30) -> Track:
-    """A red square that moves over a grey ground."""
+    """A red square that moves over a gray ground."""
     pictures, boxes = [], []
     for index in range(frames):
         picture = np.full((120, 160, 3), 90, np.uint8)
@@ -60,7 +60,7 @@ def red_middle(pixels: np.ndarray, window: CropWindow) -> np.ndarray:
 def test_a_video_world_shows_its_boxes_where_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worlds, "COPIED", 0.0)
     monkeypatch.setattr(worlds, "COVERED", 0.0)
-    monkeypatch.setattr(worlds, "GREY", 0.0)
+    monkeypatch.setattr(worlds, "GRAY", 0.0)
     for seed in range(6):
         world = VideoWorld([track()], np.ones(1), np.random.default_rng(seed), 2, 4)
         for frame in range(5):

@@ -97,8 +97,8 @@ class FrameChooser:
         if self.bank.still:
             return np.zeros(frames + 1, np.int64)
         visible = np.flatnonzero(self.bank.states(track) == VISIBLE)
-        law = {"paced": paced, "causal": causal, "trident": trident}[self.sampling.order]
-        return law(draws, visible, frames, self.sampling.max_gap)
+        rule = {"paced": paced, "causal": causal, "trident": trident}[self.sampling.order]
+        return rule(draws, visible, frames, self.sampling.max_gap)
 
     @staticmethod
     def _happens(draws: Draws, share: float) -> bool:

@@ -57,7 +57,7 @@ class TrackSource:
         *,
         notice: Callable[[str], None] = print,
     ) -> None:
-        """Take frames from ``bank`` by the laws of ``recipe``.
+        """Take frames from ``bank`` by the rules of ``recipe``.
 
         Args:
             notice: told of images that are passed over, when there are 1, 10, 100 and so on.
@@ -67,7 +67,7 @@ class TrackSource:
         self.geometry = geometry or ClipGeometry()
         self.augmentation = recipe.augmentation
         self.chooser = FrameChooser(bank, recipe.sampling, recipe.negatives)
-        self.jitter = _law(recipe.jitter)
+        self.jitter = _rule(recipe.jitter)
         self.skip_unreadable = recipe.skip_unreadable
         self.unreadable = 0
         self.notice = notice
@@ -88,7 +88,7 @@ class TrackSource:
         cut = self.pool.map if self.pool else map
         clips = list(cut(lambda seed: self._clip(seed, frames), seeds))
         joined = ClipBatch(*(torch.stack(parts) for parts in zip(*clips, strict=True)))
-        if self.augmentation.law != "camera":
+        if self.augmentation.rule != "camera":
             return joined
         draws = Draws(generator, CPU)
         time = torch.linspace(0, 1, frames + 1).expand(batch, -1) * draws.log_uniform(0.02, 0.5, batch, 1)
@@ -191,26 +191,26 @@ class TrackSource:
 
 
 class _Look:
-    """The published rule for the pixels of one clip: grey as a whole, brightness by crop."""
+    """The published rule for the pixels of one clip: gray as a whole, brightness by crop."""
 
     def __init__(self, draws: Draws, recipe: AugmentationRecipe, crops: int) -> None:
-        self.used = recipe.law == "published"
-        self.grey = self.used and bool(draws.chance(recipe.grey, 1))
+        self.used = recipe.rule == "published"
+        self.gray = self.used and bool(draws.chance(recipe.gray, 1))
         spread = recipe.brightness if self.used else 0.0
         self.gains = draws.uniform(1 - spread, 1 + spread, crops).tolist()
 
     def apply(self, patch: UInt8Array, crop: int) -> UInt8Array:
         if not self.used:
             return patch
-        if self.grey:
+        if self.gray:
             patch = np.asarray(cv2.merge([cv2.cvtColor(patch, cv2.COLOR_RGB2GRAY)] * 3), np.uint8)
         return np.asarray(cv2.convertScaleAbs(patch, alpha=self.gains[crop]), np.uint8)
 
 
-def _law(recipe: JitterRecipe) -> JitterRule:
-    if recipe.law == "drift":
+def _rule(recipe: JitterRecipe) -> JitterRule:
+    if recipe.rule == "drift":
         return Drift()
-    return Published(recipe.centre, recipe.scale, recipe.template_centre, recipe.template_scale)
+    return Published(recipe.center, recipe.scale, recipe.template_center, recipe.template_scale)
 
 
 def _corners(boxes: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -219,7 +219,7 @@ def _corners(boxes: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 
 def _cut(picture: UInt8Array, place: list[float], mirrored: bool, size: int, stride: int) -> Cut:
-    """One crop as the runtime cuts it; ``place``: centre x, y and side in the frame, which is then mirrored."""
+    """One crop as the runtime cuts it; ``place``: center x, y and side in the frame, which is then mirrored."""
     x, y, side = place
     side = max(side, SMALLEST_SIDE)
     if mirrored:
@@ -239,7 +239,7 @@ def _cut(picture: UInt8Array, place: list[float], mirrored: bool, size: int, str
 def _inside(
     box: npt.NDArray[np.float32], window: tuple[float, float, float], width: int, mirrored: bool
 ) -> npt.NDArray[np.float64]:
-    """Corners ``(4,)`` of a box of the frame, normalised to a window of the frame, or of its mirror image."""
+    """Corners ``(4,)`` of a box of the frame, normalized to a window of the frame, or of its mirror image."""
     x1, y1, x2, y2 = box.tolist()
     if mirrored:
         x1, x2 = width - x2, width - x1

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sttrack_deploy.models.training.clips.batch import Draws
-from sttrack_deploy.models.training.clips.photometry import colour_matrices
+from sttrack_deploy.models.training.clips.photometry import color_matrices
 from sttrack_deploy.models.training.clips.synthetic.image_bank import ImageBank, SpriteSampler
 from sttrack_deploy.models.training.clips.synthetic.layers import Layer, layer_alpha_at, linear
 
@@ -21,10 +21,10 @@ REMOVED = 0.05  # share of search frames that the target is taken out of
 
 
 def appearance(draws: Draws, n: int, strength: float) -> Tensor:
-    """Colour matrices ``(n, 3, 4)`` of sprites: nothing has the light of the photograph it lands in."""
+    """Color matrices ``(n, 3, 4)`` of sprites: nothing has the light of the photograph it lands in."""
     saturation = draws.normal(strength, n).exp()
     tint = draws.normal(strength / 2, n, 3).exp()
-    return colour_matrices(draws.normal(strength, n).exp(), draws.normal(strength, n).exp(), saturation, tint)
+    return color_matrices(draws.normal(strength, n).exp(), draws.normal(strength, n).exp(), saturation, tint)
 
 
 def companions(
@@ -32,13 +32,13 @@ def companions(
 ) -> tuple[Layer, Layer]:
     """The layer behind the target (look-alikes) and the one in front (occluders, look-alikes)."""
     n = len(size)
-    centre = (box[..., :2] + box[..., 2:]) / 2
+    center = (box[..., :2] + box[..., 2:]) / 2
     behind = draws.subset(n, DISTRACTED)
     lookalike = _same_or_similar(sampler, draws, target.sprite[behind])
     gap = draws.log_uniform(0.7, 2.2, len(behind))
     ratio = draws.log_uniform(0.65, 1.5, len(behind))
     pace = draws.uniform(0, 6, len(behind)) * draws.chance(0.8, len(behind))  # some stay alongside
-    first = _passing(sampler.bank, draws, behind, lookalike, centre, time, size, gap, ratio, pace)
+    first = _passing(sampler.bank, draws, behind, lookalike, center, time, size, gap, ratio, pace)
 
     front = draws.subset(n, OCCLUDED)
     kin = draws.chance(0.25, len(front))
@@ -48,7 +48,7 @@ def companions(
     gap = torch.where(kin, 0.6, 0.0) + draws.uniform(0, 0.7, len(front))
     ratio = torch.where(kin, draws.log_uniform(0.7, 1.4, len(front)), draws.log_uniform(0.8, 3, len(front)))
     pace = draws.uniform(2.5, 8, len(front))  # what hides the target passes on
-    second = _passing(sampler.bank, draws, front, cover, centre, time, size, gap, ratio, pace)
+    second = _passing(sampler.bank, draws, front, cover, center, time, size, gap, ratio, pace)
     return first, second
 
 
@@ -61,7 +61,7 @@ def _passing(
     draws: Draws,
     clip: Tensor,
     sprite: Tensor,
-    centre: Tensor,
+    center: Tensor,
     time: Tensor,
     size: Tensor,
     gap: Tensor,
@@ -75,7 +75,7 @@ def _passing(
         draws: the random numbers.
         clip: int64 ``(m,)`` of the group's clips.
         sprite: int64 ``(m,)``.
-        centre: ``(n, F, 2)`` of the target.
+        center: ``(n, F, 2)`` of the target.
         time: ``(n, F)``.
         size: ``(n,)`` of the target.
         gap: ``(m,)`` distance at the closest, in target sizes.
@@ -93,7 +93,7 @@ def _passing(
     travel = pace[:, None] / extent.clamp(min=0.02)
     offset = travel * (time[clip] - meeting)
     place = along[:, None] * offset.unsqueeze(-1) + across[:, None] * gap[:, None, None]
-    place = centre[clip] + place * size[clip][:, None, None]
+    place = center[clip] + place * size[clip][:, None, None]
     low, high = bank.outline[sprite].amin(1), bank.outline[sprite].amax(1)
     half = bank.frame[sprite, 2:]
     scale = ratio * size[clip] / ((high - low) * half).prod(-1).sqrt()

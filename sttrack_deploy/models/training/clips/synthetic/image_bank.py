@@ -60,7 +60,7 @@ class ImageBank:
         texture: uint8 ``(M, 4, 64, 64)`` RGBA; see :class:`.sprites.Sprite`.
         outline: float32 ``(M, 64, 2)``.
         interior: float32 ``(M, 48, 2)``.
-        frame: float32 ``(M, 4)`` centre x, centre y, half width, half height of the texture in its photograph.
+        frame: float32 ``(M, 4)`` center x, center y, half width, half height of the texture in its photograph.
         kind: int64 ``(M,)``, ``KIND_MASK``, ``KIND_BOX``, ``KIND_REGION`` or ``KIND_CUT``.
         owner: int64 ``(M,)``, the photograph a sprite comes from.
     """

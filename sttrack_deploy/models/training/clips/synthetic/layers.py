@@ -1,7 +1,7 @@
 """A moving cut-out, one sprite for each clip with its place and shape in every frame, and how it is sampled.
 
 Maps go from plane to plane, straight from a picture to a crop. A *crop* is a square of the (never rendered) source
-frame: centre x, y and side in frame pixels. Its own coordinates are ``-1 .. 1``. Many crops of one picture are sampled
+frame: center x, y and side in frame pixels. Its own coordinates are ``-1 .. 1``. Many crops of one picture are sampled
 in one call, stacked along the height.
 """
 
@@ -46,7 +46,7 @@ def linear(scale_x: Tensor, scale_y: Tensor, shear: Tensor, angle: Tensor) -> Te
 
 
 def crop_matrix(crop: Tensor) -> Tensor:
-    """Crops ``(..., 3)`` (centre x, y, side) to the maps ``(..., 3, 3)`` from crop coordinates to the frame."""
+    """Crops ``(..., 3)`` (center x, y, side) to the maps ``(..., 3, 3)`` from crop coordinates to the frame."""
     half = crop[..., 2] / 2
     matrix = torch.zeros(*crop.shape[:-1], 3, 3, device=crop.device)
     matrix[..., 0, 0] = half
@@ -71,7 +71,7 @@ def plane_matrix(matrix: Tensor, origin: Tensor, anchor: Tensor, tilt: Tensor) -
 
 
 def _lattice(size: int, device: torch.device) -> Tensor:
-    """Pixel centres of a ``size`` by ``size`` crop in crop coordinates, ``(size * size, 3)`` with a 1."""
+    """Pixel centers of a ``size`` by ``size`` crop in crop coordinates, ``(size * size, 3)`` with a 1."""
     axis = (torch.arange(size, device=device) + 0.5) * (2 / size) - 1
     y, x = torch.meshgrid(axis, axis, indexing="ij")
     return torch.stack([x, y, torch.ones_like(x)], -1).reshape(-1, 3)
@@ -125,8 +125,8 @@ class Layer:
     Attributes:
         clip: int64 ``(n,)``, which clips of the group.
         sprite: int64 ``(n,)``, index into the bank.
-        colour: float32 ``(n, 3, 4)``: gains and offset (0..255) of the sprite's colours.
-        place: float32 ``(n, F, 2)``, the texture's centre in frame pixels.
+        color: float32 ``(n, 3, 4)``: gains and offset (0..255) of the sprite's colors.
+        place: float32 ``(n, F, 2)``, the texture's center in frame pixels.
         shape: float32 ``(n, F, 2, 2)``, from texture coordinates -1 .. 1 to frame pixels.
         wobble: float32 ``(n, F, 3)`` amplitude, frequency, phase; None where nothing is bent.
         gate: float32 ``(n, F)``, opacity.
@@ -134,7 +134,7 @@ class Layer:
 
     clip: Tensor
     sprite: Tensor
-    colour: Tensor
+    color: Tensor
     place: Tensor
     shape: Tensor
     wobble: Tensor | None
@@ -185,14 +185,14 @@ def draw_layer(
         texture = F.avg_pool2d(texture, shrink)
     side = texture.shape[-1]
     flat = texture[:, :3].flatten(2)
-    rgb = torch.baddbmm(layer.colour[:, :, 3:], layer.colour[:, :, :3], flat).clamp(0, 255)
+    rgb = torch.baddbmm(layer.color[:, :, 3:], layer.color[:, :, :3], flat).clamp(0, 255)
     texture = torch.cat([rgb.reshape(-1, 3, side, side), texture[:, 3:] / 255], 1)
     inverse, offset = _to_texture(layer)
     matrix = torch.zeros(*offset.shape[:-1], 3, 3, device=offset.device)
     matrix[..., :2, :2], matrix[..., :2, 2], matrix[..., 2, 2] = inverse, offset, 1
     wobble = None if layer.wobble is None else layer.wobble[:, frames]
     drawn = sample_affine(texture, matrix[:, frames] @ crops[layer.clip], canvas.shape[-1], wobble)
-    # Over the texture's edge the colour fades to 0 together with alpha; alpha is 0 there already.
+    # Over the texture's edge the color fades to 0 together with alpha; alpha is 0 there already.
     alpha = drawn[:, 3:] * layer.gate[:, None, frames, None, None]
     under = canvas[layer.clip]
     canvas[layer.clip] = under + alpha * (drawn[:, :3] - under)

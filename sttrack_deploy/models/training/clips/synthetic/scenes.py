@@ -201,7 +201,7 @@ def _frame(
 def _target_path(
     draws: Draws, clock: _Clock, inside: Tensor, fixed: Tensor, size: Tensor, frame_size: Tensor
 ) -> Tensor:
-    """Centre of the target's texture, ``(n, F, 2)``."""
+    """Center of the target's texture, ``(n, F, 2)``."""
     n = len(inside)
     anywhere = (
         draws.uniform(0.06, 0.94, n, 2) + draws.uniform(0.06, 0.94, n, 2)
@@ -266,7 +266,7 @@ def _take(layer: Layer, index: Tensor) -> Layer:
     return Layer(
         layer.clip[index],
         layer.sprite[index],
-        layer.colour[index],
+        layer.color[index],
         layer.place[index],
         layer.shape[index],
         wobble,

@@ -96,7 +96,7 @@ class SyntheticSource:
 
 
 def _truth(scene: Scene, crop: Tensor) -> tuple[Tensor, Tensor]:
-    """Boxes ``(n, T, 4)`` normalised to the search crops and presence ``(n, T)``."""
+    """Boxes ``(n, T, 4)`` normalized to the search crops and presence ``(n, T)``."""
     box = scene.box[:, 1:]
     limit = scene.frame_size[:, None, [0, 1, 0, 1]]
     cut = torch.minimum(box.clamp(min=0), limit)  # as annotators do: what is in the frame

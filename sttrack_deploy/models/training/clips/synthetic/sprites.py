@@ -118,10 +118,10 @@ class Sprite:
     """One cut-out.
 
     Attributes:
-        texture: uint8 ``(4, TEXTURE, TEXTURE)`` RGBA; colours go on outside the alpha (the photograph itself).
+        texture: uint8 ``(4, TEXTURE, TEXTURE)`` RGBA; colors go on outside the alpha (the photograph itself).
         outline: float32 ``(OUTLINE, 2)``, points of the edge (alpha 0.5), own coordinates.
         interior: float32 ``(INTERIOR, 2)``, points spread over the inside, own coordinates.
-        frame: float32 ``(4,)`` centre x, centre y, half width, half height of the *texture* in the photograph,
+        frame: float32 ``(4,)`` center x, center y, half width, half height of the *texture* in the photograph,
             pixels; the map from own coordinates to the photograph.
         kind: ``KIND_MASK``, ``KIND_BOX``, ``KIND_REGION`` or ``KIND_CUT``.
     """
@@ -172,9 +172,9 @@ def cut_box(image: UInt8Array, box: BoxArray, kind: int, rng: np.random.Generato
 def random_regions(image: UInt8Array, count: int, rng: np.random.Generator) -> list[Sprite]:
     """Regions of a photograph that have enough texture to be told from their surroundings."""
     height, width = image.shape[:2]
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     # The lesser eigenvalue of the gradients: a single edge, along which the place is anyone's guess, scores low.
-    corners = np.sqrt(np.maximum(cv2.cornerMinEigenVal(cv2.GaussianBlur(grey, (0, 0), 1.0), 5), 0))
+    corners = np.sqrt(np.maximum(cv2.cornerMinEigenVal(cv2.GaussianBlur(gray, (0, 0), 1.0), 5), 0))
     candidates: list[tuple[float, BoxArray]] = []
     for _ in range(4 * count):
         size = float(np.exp(rng.uniform(np.log(0.08), np.log(0.32)))) * (width * height) ** 0.5
@@ -184,7 +184,7 @@ def random_regions(image: UInt8Array, count: int, rng: np.random.Generator) -> l
             continue
         x, y = rng.uniform(0, width - w), rng.uniform(0, height - h)
         inside = slice(int(y), int(y + h)), slice(int(x), int(x + w))
-        if grey[inside].std() > 14:
+        if gray[inside].std() > 14:
             candidates.append((float(corners[inside].mean()), (x, y, w, h)))
     candidates.sort(key=lambda c: -c[0])
     chosen = [cut_box(image, box, KIND_REGION, rng) for _, box in candidates[:count]]
@@ -202,7 +202,7 @@ def _make(
     )
     left, top = float(frame[0] - frame[2]), float(frame[1] - frame[3])
     step_x, step_y = float(2 * frame[2] / TEXTURE), float(2 * frame[3] / TEXTURE)
-    # Texture pixel centre (i + .5) * step + left in continuous image coordinates; OpenCV's integers are centres.
+    # Texture pixel center (i + .5) * step + left in continuous image coordinates; OpenCV's integers are centers.
     warp = np.array([[step_x, 0, left + step_x / 2 - 0.5], [0, step_y, top + step_y / 2 - 0.5]], np.float64)
     shrink = max(step_x, step_y)
     source = cv2.GaussianBlur(image, (0, 0), 0.4 * shrink) if shrink > 1.5 else image
@@ -275,7 +275,7 @@ def _points(alpha: FloatArray, rng: np.random.Generator) -> tuple[FloatArray, Fl
     contours, _ = cv2.findContours(solid, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     edge = np.concatenate([c[:, 0] for c in contours]).astype(np.float32)
     middle = edge.mean(0)
-    # Contour points are pixel centres: push them to the pixels' outer corners.
+    # Contour points are pixel centers: push them to the pixels' outer corners.
     outward = np.sign(edge - middle)
     own = (edge + 0.5 + 0.5 * outward) / (TEXTURE * zoom) * 2 - 1
     # Half of the points are the extremes in 32 directions (they make the tight box after any affine map), the

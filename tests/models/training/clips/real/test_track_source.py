@@ -30,11 +30,14 @@ HIDDEN = (9, 10, 11)
 
 
 def recipe(
-    order: str = "causal", law: str = "published", augmentation: AugmentationRecipe = PLAIN, **options: object
+    order: str = "causal",
+    rule: str = "published",
+    augmentation: AugmentationRecipe = PLAIN,
+    **options: object,
 ) -> DataRecipe:
     return DataRecipe(
         sampling=SamplingRecipe(order, 20),  # type: ignore[arg-type]
-        jitter=JitterRecipe(law),  # type: ignore[arg-type]
+        jitter=JitterRecipe(rule),  # type: ignore[arg-type]
         augmentation=augmentation,
         **options,  # type: ignore[arg-type]
     )
@@ -66,14 +69,14 @@ def equal(one: ClipBatch, two: ClipBatch) -> bool:
     return all(torch.equal(getattr(one, f.name), getattr(two, f.name)) for f in fields(ClipBatch))
 
 
-@pytest.mark.parametrize("law", ["published", "drift"])
+@pytest.mark.parametrize("rule", ["published", "drift"])
 @pytest.mark.parametrize("order", ["causal", "trident", "paced"])
 @pytest.mark.parametrize("mirror_crops", [0.0, 0.5])
 def test_boxes_are_where_the_target_is(
-    videos: IndexedTracks, law: str, order: str, mirror_crops: float
+    videos: IndexedTracks, rule: str, order: str, mirror_crops: float
 ) -> None:
     source = TrackSource(
-        videos, GEOMETRY, recipe(order, law, AugmentationRecipe("none", mirror_crops=mirror_crops))
+        videos, GEOMETRY, recipe(order, rule, AugmentationRecipe("none", mirror_crops=mirror_crops))
     )
     clip = source.sample(8, 3, seeded(3))
     assert clip.template.shape == (8, 64, 64, 3)
@@ -128,16 +131,16 @@ def test_portions_do_not_depend_on_who_makes_them(videos: IndexedTracks, stills:
     assert all(equal(a, b) for a, b in zip(portions, shared, strict=True))
 
 
-def test_published_grey_and_brightness(videos: IndexedTracks) -> None:
+def test_published_gray_and_brightness(videos: IndexedTracks) -> None:
     def sample(**options: float) -> ClipBatch:
         augmentation = AugmentationRecipe("published", mirror=0.0, **options)
         return TrackSource(videos, GEOMETRY, recipe(augmentation=augmentation)).sample(24, 2, seeded(7))
 
-    as_is = sample(grey=0.0, brightness=0.0)
-    grey = sample(grey=1.0, brightness=0.0)
-    assert (grey.search == grey.search[..., :1]).all()
-    assert torch.equal(grey.box, as_is.box)
-    bright = sample(grey=0.0, brightness=0.2)
+    as_is = sample(gray=0.0, brightness=0.0)
+    gray = sample(gray=1.0, brightness=0.0)
+    assert (gray.search == gray.search[..., :1]).all()
+    assert torch.equal(gray.box, as_is.box)
+    bright = sample(gray=0.0, brightness=0.2)
     assert torch.equal(bright.search_mask, as_is.search_mask)
     gains = bright.search.float().mean((-1, -2, -3)) / as_is.search.float().mean((-1, -2, -3))
     assert gains.min() > 0.79
@@ -158,10 +161,10 @@ def test_hidden_frames_are_negatives(flagged: IndexedTracks) -> None:
     assert clip.present.all()
 
 
-@pytest.mark.parametrize("law", ["published", "drift"])
-def test_strangers_are_negatives(videos: IndexedTracks, stills: IndexedTracks, law: str) -> None:
+@pytest.mark.parametrize("rule", ["published", "drift"])
+def test_strangers_are_negatives(videos: IndexedTracks, stills: IndexedTracks, rule: str) -> None:
     for bank in (videos, stills):
-        source = TrackSource(bank, GEOMETRY, recipe(law=law, negatives=NegativesRecipe(stranger=0.5)))
+        source = TrackSource(bank, GEOMETRY, recipe(rule=rule, negatives=NegativesRecipe(stranger=0.5)))
         clip = source.sample(30, 2, seeded(0))
         negative = (~clip.present).all(1)
         assert 6 < int(negative.sum()) < 24

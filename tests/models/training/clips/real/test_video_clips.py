@@ -49,7 +49,7 @@ def test_boxes_are_where_the_target_is(video_folder: Path) -> None:
         assert (found - box).abs().max() < 4  # two pixels of the coded video
         seen += 1
     assert seen > 20
-    # Templates are centred on the target, in every orientation (clips are mirrored at random).
+    # Templates are centered on the target, in every orientation (clips are mirrored at random).
     pixels = clip.template.float()
     target = pixels[..., 0] - pixels[..., 1] > 100
     assert target[:, 40:56, 40:56].float().mean() > 0.95

@@ -89,8 +89,8 @@ def test_boxes_are_where_the_target_is(bank: ImageBank, clean: pytest.MonkeyPatc
     magenta_only(source)
     # The photographs that show magenta themselves may not serve as backgrounds of pasted targets.
     if not in_place:
-        grey = bank.images.float().amax(1) - bank.images.float().amin(1)
-        plain = (grey.amax((1, 2)) < 20).nonzero()[:, 0]
+        gray = bank.images.float().amax(1) - bank.images.float().amin(1)
+        plain = (gray.amax((1, 2)) < 20).nonzero()[:, 0]
         pictures = bank.images.clone()
         pictures[:] = bank.images[plain[torch.arange(len(pictures)) % len(plain)]]
         source.bank = ImageBank(
@@ -134,8 +134,8 @@ def test_absent_means_hidden_or_elsewhere(bank: ImageBank, clean: pytest.MonkeyP
     clean.setattr(companions, "REMOVED", 0.6)
     source = SyntheticSource(bank)
     magenta_only(source)
-    grey = bank.images.float().amax(1) - bank.images.float().amin(1)
-    plain = (grey.amax((1, 2)) < 20).nonzero()[:, 0]
+    gray = bank.images.float().amax(1) - bank.images.float().amin(1)
+    plain = (gray.amax((1, 2)) < 20).nonzero()[:, 0]
     pictures = bank.images[plain[torch.arange(len(bank.images)) % len(plain)]]
     source.bank = ImageBank(
         **{f.name: getattr(bank, f.name) for f in fields(bank) if f.name != "images"}, images=pictures
