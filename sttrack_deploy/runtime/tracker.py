@@ -74,7 +74,7 @@ class Tracker:
         return tracker
 
     def export_state(self) -> bytes:
-        """Everything that the track carries from frame to frame, about 30 kB; tracking goes on as before.
+        """Everything that the track carries from frame to frame, 68 kB with `sttrack-nano`; tracking goes on as before.
 
         Raises:
             UsageError: there is no target yet.
