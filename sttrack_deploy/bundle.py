@@ -25,18 +25,17 @@ from sttrack_deploy.manifest import (
     Manifest,
     StateSpec,
     TensorSpec,
-    TrackingPolicy,
     plain_name,
     show_port,
 )
 from sttrack_deploy.onnx_header import read_onnx_header
+from sttrack_deploy.policy import TrackingPolicy
 from sttrack_deploy.records import read_text, show
 
 __all__ = [
     "BOX",
     "CONFIDENCE",
     "MANIFEST",
-    "NO_CHANGES",
     "SCHEMA",
     "SEARCH_IMAGE",
     "SEARCH_MASK",
@@ -47,7 +46,6 @@ __all__ = [
     "GraphSpec",
     "LayoutSpec",
     "Manifest",
-    "PolicyChanges",
     "StateSpec",
     "TensorSpec",
     "TrackingPolicy",
@@ -58,30 +56,6 @@ __all__ = [
     "shipped_bundle_path",
 ]
 
-
-@dataclass(frozen=True, slots=True)
-class PolicyChanges:
-    """What the user chose of a :class:`TrackingPolicy`; ``None`` keeps what the bundle says."""
-
-    lost_below: float | None = None
-    recovery: bool | None = None
-    max_growth: float | None = None
-    jump_penalty: float | None = None
-    change_penalty: float | None = None
-    size_smoothing: float | None = None
-    reliable_above: float | None = None
-    frame_after: int | None = None
-
-    def options(self) -> dict[str, float | bool]:
-        """What was chosen, by the policy's names."""
-        return {
-            spec.name: value
-            for spec in dataclasses.fields(self)
-            if (value := getattr(self, spec.name)) is not None
-        }
-
-
-NO_CHANGES = PolicyChanges()
 
 SHIPPED = ("sttrack-nano",)
 """Names of the bundles that come with the package; the first is the default."""

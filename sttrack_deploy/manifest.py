@@ -10,14 +10,12 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from sttrack_deploy.errors import UserError
 from sttrack_deploy.onnx_header import Port
+from sttrack_deploy.policy import TrackingPolicy
 from sttrack_deploy.records import Matches, PlainName, Sha256, Within, fill, parse_json, show
-
-if TYPE_CHECKING:
-    from sttrack_deploy.bundle import PolicyChanges
 
 __all__ = [
     "BOX",
@@ -35,7 +33,6 @@ __all__ = [
     "Manifest",
     "StateSpec",
     "TensorSpec",
-    "TrackingPolicy",
     "plain_name",
     "show_port",
 ]
@@ -57,7 +54,6 @@ bundle's main graphs."""
 TensorName = Annotated[str, Matches(r"[A-Za-z0-9_./:-]{1,200}", "a tensor's name of A-Z a-z 0-9 _ . / : -")]
 Side = Annotated[int, Within(1, 4096)]
 Factor = Annotated[float, Within(0, 64, open_low=True)]
-Share = Annotated[float, Within(0, 1)]
 Batch = Annotated[int, Within(1, 1024)] | Literal["dynamic"]
 
 
@@ -131,46 +127,6 @@ class CropSpec:
     def snapped(self) -> bool:
         """Whether search crops lie on a grid."""
         return self.search_grid > 0
-
-
-@dataclass(frozen=True, slots=True)
-class TrackingPolicy:
-    """What the runtime does with the confidence; every field can be overridden by the user.
-
-    Attributes:
-        lost_below: a frame whose confidence is lower counts as lost.
-        found_above: a lost target is found again at this confidence.
-        recovery: while lost, keep the last good box as the center and grow the search region.
-        growth: factor by which the search region's side grows with each lost frame.
-        max_growth: the growth starts over at 1 beyond this.
-        jump_penalty: how much confidence falls with a jump beyond the recent motion (``runtime/priors.py``); 0: not.
-        change_penalty: the same for a sudden change of size and aspect.
-        size_smoothing: share of a change of size that is held back at confidence 1, more at less; 0: none is.
-        reliable_above: while lost, the search region is as for the usual size on frames of at least this confidence
-            where the last box is smaller; 0: as for the last box.
-        frame_after: after so many lost frames, every second search is at another place of the whole frame; 0: never.
-    """
-
-    lost_below: Share = 0.25
-    found_above: Share = 0.35
-    recovery: bool = False
-    growth: Annotated[float, Within(1, 10)] = 1.1
-    max_growth: Annotated[float, Within(1, 100)] = 2.0
-    jump_penalty: Annotated[float, Within(0, 1000)] = 0.0
-    change_penalty: Annotated[float, Within(0, 1000)] = 0.0
-    size_smoothing: Annotated[float, Within(0, 0.99)] = 0.0
-    reliable_above: Share = 0.0
-    frame_after: Annotated[int, Within(0, 1_000_000)] = 0
-
-    def override(self, changes: PolicyChanges) -> TrackingPolicy:
-        """A copy with what the user chose.
-
-        A lost target is believed again a little above ``lost_below``, so that the answer does not flicker.
-        """
-        chosen: dict[str, Any] = changes.options()
-        if changes.lost_below is not None:
-            chosen["found_above"] = min(1.0, changes.lost_below + self.found_above - self.lost_below)
-        return dataclasses.replace(self, **chosen)
 
 
 @dataclass(frozen=True, slots=True)

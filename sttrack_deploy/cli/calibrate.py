@@ -12,12 +12,13 @@ import click
 from click.core import ParameterSource
 from rich.table import Table
 
-from sttrack_deploy.bundle import Bundle, PolicyChanges, open_bundle
+from sttrack_deploy.bundle import Bundle, open_bundle
 from sttrack_deploy.calib.calibration_set import ADVISED_SAMPLES, CalibrationSet
 from sttrack_deploy.engines.registry import BACKENDS, DEFAULT_BACKEND, load_engine
 from sttrack_deploy.errors import UsageError
 from sttrack_deploy.files import atomic_path
 from sttrack_deploy.geometry import parse_box
+from sttrack_deploy.policy import PolicyChanges
 from sttrack_deploy.sequences.datasets import DATASETS
 from sttrack_deploy.sequences.sequence import VideoSequence, select
 from sttrack_deploy.terminal.options import (

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from sttrack_deploy.bundle import MANIFEST, NO_CHANGES, PolicyChanges
+from sttrack_deploy.bundle import MANIFEST
 from sttrack_deploy.cli.evaluate_files import merge_command, pack_command
 from sttrack_deploy.cli.vot import vot_command
 from sttrack_deploy.engines.registry import BACKENDS, DEFAULT_BACKEND
@@ -29,6 +29,7 @@ from sttrack_deploy.evaluation.protocols import DEFAULT_PROTOCOL, PROTOCOLS
 from sttrack_deploy.evaluation.protocols.base import Protocol
 from sttrack_deploy.evaluation.results import DEFAULT_LAYOUT, LAYOUTS
 from sttrack_deploy.evaluation.shards import Shard
+from sttrack_deploy.policy import NO_CHANGES, PolicyChanges
 from sttrack_deploy.runtime.worker_pool import threads_each
 from sttrack_deploy.sequences.datasets.locations import write_config as write_dataset_config
 from sttrack_deploy.sequences.sequence import VideoSequence

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from sttrack_deploy.bundle import PolicyChanges, TrackingPolicy
+from sttrack_deploy.bundle import TrackingPolicy
 from sttrack_deploy.cli.convert import conversion_options, convert, default_out, options_of
 from sttrack_deploy.errors import MissingDependencyError, UsageError, UserError
 from sttrack_deploy.export.precision import CONVERTED
 from sttrack_deploy.geometry import parse_box
+from sttrack_deploy.policy import PolicyChanges
 from sttrack_deploy.terminal.options import FILE, FOLDER, PATH, tracking_options
 from sttrack_deploy.terminal.program import command, console, progress_bar, say
 

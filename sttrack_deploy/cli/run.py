@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from sttrack_deploy.bundle import PolicyChanges
 from sttrack_deploy.errors import UsageError
 from sttrack_deploy.geometry import parse_box
+from sttrack_deploy.policy import PolicyChanges
 from sttrack_deploy.terminal.options import (
     FILE,
     MOST_FRAMES,

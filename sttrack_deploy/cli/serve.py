@@ -12,8 +12,9 @@ from typing import Any
 
 import click
 
-from sttrack_deploy.bundle import PolicyChanges, open_bundle
+from sttrack_deploy.bundle import open_bundle
 from sttrack_deploy.errors import MissingDependencyError, UsageError, UserError
+from sttrack_deploy.policy import PolicyChanges
 from sttrack_deploy.terminal.options import (
     FiniteFloat,
     NamedPath,

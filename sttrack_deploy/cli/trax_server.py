@@ -14,10 +14,11 @@ from typing import Any
 
 import click
 
-from sttrack_deploy.bundle import PolicyChanges, open_bundle
+from sttrack_deploy.bundle import open_bundle
 from sttrack_deploy.engines import registry
 from sttrack_deploy.errors import MissingDependencyError, UserError
 from sttrack_deploy.evaluation.vot import ENVIRONMENT_PREFIX, IMAGE_FORMATS, serve
+from sttrack_deploy.policy import PolicyChanges
 from sttrack_deploy.runtime.tracker import Tracker
 from sttrack_deploy.terminal.options import bundle_option, engine_options, tracking_options
 from sttrack_deploy.terminal.program import command

@@ -9,8 +9,9 @@ from pathlib import Path
 import click
 from rich.markup import escape
 
-from sttrack_deploy.bundle import PolicyChanges, open_bundle
+from sttrack_deploy.bundle import open_bundle
 from sttrack_deploy.engines.registry import DEFAULT_BACKEND
+from sttrack_deploy.policy import PolicyChanges
 from sttrack_deploy.terminal.options import FOLDER, bundle_option, engine_options, tracking_options
 from sttrack_deploy.terminal.program import command, console
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sttrack_deploy import __version__
-from sttrack_deploy.bundle import MANIFEST, NO_CHANGES, PolicyChanges
+from sttrack_deploy.bundle import MANIFEST
 from sttrack_deploy.engines.registry import DEFAULT_BACKEND
 from sttrack_deploy.errors import UsageError, UserError
 from sttrack_deploy.evaluation.comparison import Comparison
@@ -29,6 +29,7 @@ from sttrack_deploy.evaluation.results import (
 )
 from sttrack_deploy.evaluation.runner import BundleTracker, SingleTargetTracker, run_sequences
 from sttrack_deploy.files import sha256_of
+from sttrack_deploy.policy import NO_CHANGES, PolicyChanges
 from sttrack_deploy.progress import SILENT, Progress
 from sttrack_deploy.runtime.tracker import Tracker
 from sttrack_deploy.sequences.datasets import DATASETS

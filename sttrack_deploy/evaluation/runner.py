@@ -12,10 +12,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from sttrack_deploy.bundle import NO_CHANGES, PolicyChanges, open_bundle
+from sttrack_deploy.bundle import open_bundle
 from sttrack_deploy.engines.registry import DEFAULT_BACKEND, load_engine
 from sttrack_deploy.errors import UserError
 from sttrack_deploy.geometry import Box
+from sttrack_deploy.policy import NO_CHANGES, PolicyChanges
 from sttrack_deploy.progress import SILENT, Progress
 from sttrack_deploy.runtime.tracker import Tracker, TrackResult
 from sttrack_deploy.runtime.worker_pool import in_workers

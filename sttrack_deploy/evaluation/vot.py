@@ -28,9 +28,9 @@ import numpy as np
 import numpy.typing as npt
 
 import sttrack_deploy
-from sttrack_deploy.bundle import NO_CHANGES, PolicyChanges
 from sttrack_deploy.errors import UsageError, UserError
 from sttrack_deploy.files import atomic_path
+from sttrack_deploy.policy import NO_CHANGES, PolicyChanges
 from sttrack_deploy.runtime.tracker import Tracker
 
 __all__ = [

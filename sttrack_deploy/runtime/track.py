@@ -10,9 +10,9 @@ from typing import cast
 import numpy as np
 import numpy.typing as npt
 
-from sttrack_deploy.bundle import NO_CHANGES, PolicyChanges
 from sttrack_deploy.engines.registry import DEFAULT_BACKEND
 from sttrack_deploy.errors import UsageError
+from sttrack_deploy.policy import NO_CHANGES, PolicyChanges
 from sttrack_deploy.runtime.multi_tracker import MultiTracker
 from sttrack_deploy.runtime.target import TrackResult
 from sttrack_deploy.video.source import open_source

@@ -15,12 +15,13 @@ from pathlib import Path
 
 import cv2
 
-from sttrack_deploy.bundle import NO_CHANGES, PolicyChanges, open_bundle
+from sttrack_deploy.bundle import open_bundle
 from sttrack_deploy.engines import registry
 from sttrack_deploy.engines.registry import DEFAULT_BACKEND
 from sttrack_deploy.errors import UsageError, UserError
 from sttrack_deploy.geometry import Box, parse_box
 from sttrack_deploy.output_file import OutputFile, check_outputs
+from sttrack_deploy.policy import NO_CHANGES, PolicyChanges
 from sttrack_deploy.records import read_text
 from sttrack_deploy.runtime.batch import Batch
 from sttrack_deploy.runtime.detections import DetectedTargets, DetectionRules, Detections, read_detections

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from sttrack_deploy.bundle import Bundle, PolicyChanges, open_bundle
+from sttrack_deploy.bundle import Bundle, open_bundle
 from sttrack_deploy.engines.registry import BACKENDS, DEFAULT_BACKEND
 from sttrack_deploy.errors import UsageError, UserError
 from sttrack_deploy.files import check_file, check_folder, made_here
 from sttrack_deploy.output_file import check_outputs
+from sttrack_deploy.policy import PolicyChanges
 from sttrack_deploy.terminal.program import say
 from sttrack_deploy.verification.agreement import GATES
 

@@ -175,7 +175,7 @@ def _sibling(bundle: Bundle, precision: str, progress: Progress) -> Bundle:
 
 def _no_gpu() -> str:
     """Why no row can be run on this machine; empty if there is a GPU."""
-    from sttrack_deploy.engines.cuda.memory import open_cuda
+    from sttrack_deploy.engines.cuda import open_cuda
 
     try:
         open_cuda()

@@ -13,12 +13,13 @@ from blobs import BlobEngine, frame, truth, write_bundle, write_images
 from click.testing import CliRunner
 from trax_double import Client, Image, Region, Request, TraxDouble, TraxException, request
 
-from sttrack_deploy.bundle import PolicyChanges, TrackingPolicy, open_bundle
+from sttrack_deploy.bundle import TrackingPolicy, open_bundle
 from sttrack_deploy.cli.trax_server import main
 from sttrack_deploy.engines import registry
 from sttrack_deploy.errors import UserError
 from sttrack_deploy.evaluation.vot import IMAGE_FORMATS, read_image, serve
 from sttrack_deploy.geometry import iou
+from sttrack_deploy.policy import PolicyChanges
 from sttrack_deploy.runtime.tracker import Tracker
 
 

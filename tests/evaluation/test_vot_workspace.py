@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from sttrack_deploy.bundle import PolicyChanges
 from sttrack_deploy.errors import UsageError, UserError
 from sttrack_deploy.evaluation.vot import (
     ENVIRONMENT_PREFIX,
@@ -24,6 +23,7 @@ from sttrack_deploy.evaluation.vot import (
     merge,
     write_entry,
 )
+from sttrack_deploy.policy import PolicyChanges
 
 ENTRY = TrackerEntry("nano", Path("/models/nano"), "onnxruntime")
 OTHERS = """\

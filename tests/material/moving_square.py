@@ -9,8 +9,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from sttrack_deploy.bundle import NO_CHANGES, Bundle, CropSpec, PolicyChanges, TrackingPolicy, open_bundle
+from sttrack_deploy.bundle import Bundle, CropSpec, TrackingPolicy, open_bundle
 from sttrack_deploy.engines.base import Prediction
+from sttrack_deploy.policy import NO_CHANGES, PolicyChanges
 from sttrack_deploy.runtime.tracker import Tracker
 
 SIDE = 24

@@ -9,8 +9,9 @@ from blobs import CROP
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sttrack_deploy.bundle import NO_CHANGES, PolicyChanges, TrackingPolicy
+from sttrack_deploy.bundle import TrackingPolicy
 from sttrack_deploy.geometry import Box
+from sttrack_deploy.policy import NO_CHANGES, PolicyChanges
 from sttrack_deploy.runtime.priors import (
     STILL,
     Motion,

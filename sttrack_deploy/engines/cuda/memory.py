@@ -6,9 +6,7 @@ host must be page-locked and must not be touched before :meth:`Cuda.synchronize`
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import os
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,25 +15,10 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from sttrack_deploy.errors import MissingDependencyError, UsageError, UserError
+from sttrack_deploy.errors import UserError
 
-__all__ = [
-    "ALIGNMENT",
-    "INSTALL",
-    "VARIABLE",
-    "Cuda",
-    "CudaError",
-    "Device",
-    "Graph",
-    "Stream",
-    "TensorGroup",
-    "open_cuda",
-    "when_gone",
-]
+__all__ = ["ALIGNMENT", "Cuda", "CudaError", "Device", "Graph", "Stream", "TensorGroup", "when_gone"]
 
-VARIABLE = "STTRACK_CUDA"
-"""Environment variable that chooses the package: ``cuda-python`` (the default) or ``pycuda``."""
-INSTALL = 'pip install "cuda-python>=12.6"'
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -140,42 +123,12 @@ class Cuda(Protocol):
     def free_graph(self, graph: Graph) -> None: ...
 
 
-def open_cuda() -> Cuda:
-    """The GPU, through cuda-python, or pycuda where only that is installed or :data:`VARIABLE` asks for it.
-
-    Raises:
-        MissingDependencyError: neither is installed.
-        UserError: there is no usable GPU or driver.
-    """
-    asked = os.environ.get(VARIABLE) or None
-    if asked not in (None, "cuda-python", "pycuda"):
-        raise UsageError(f"{VARIABLE} is {asked!r}; it can be cuda-python or pycuda")
-    if asked != "pycuda" and _has("cuda.bindings"):
-        from sttrack_deploy.engines.cuda.cuda_python import CudaPython
-
-        return CudaPython()
-    if asked != "cuda-python" and _has("pycuda"):
-        from sttrack_deploy.engines.cuda.pycuda_adapter import PyCuda
-
-        return PyCuda()
-    if asked == "pycuda":
-        raise MissingDependencyError("pycuda", "memory on the GPU", 'pip install "pycuda>=2024.1"')
-    raise MissingDependencyError("cuda-python", "memory on the GPU", INSTALL)
-
-
 def no_gpu(reason: str) -> UserError:
     """The line for a machine without a usable GPU."""
     return UserError(
         f"there is no usable NVIDIA GPU here ({reason}); install or update the NVIDIA driver (nvidia-smi must list "
         "the GPU; in a container, start it with --gpus all), or choose another engine, such as --engine onnxruntime"
     )
-
-
-def _has(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # the package around it is missing
-        return False
 
 
 ALIGNMENT = 256

@@ -21,7 +21,7 @@ from sttrack_deploy.bundle import (
     Bundle,
 )
 from sttrack_deploy.engines.base import Arrays, BoolArray, EngineState, Prediction, UInt8Array, graph_inputs
-from sttrack_deploy.engines.cuda.memory import open_cuda
+from sttrack_deploy.engines.cuda import open_cuda
 from sttrack_deploy.engines.tensorrt.log import log_of
 from sttrack_deploy.engines.tensorrt.plan import RuntimeCache, load_plan
 from sttrack_deploy.engines.tensorrt.plan_file import (

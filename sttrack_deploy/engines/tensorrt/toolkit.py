@@ -8,7 +8,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from sttrack_deploy.engines.cuda.memory import Cuda, Device, open_cuda
+from sttrack_deploy.engines.cuda import open_cuda
+from sttrack_deploy.engines.cuda.memory import Cuda, Device
 from sttrack_deploy.errors import MissingDependencyError, UserError
 
 __all__ = [

@@ -15,7 +15,8 @@ from gpu_contract import cuda_contract
 from recurrent_bundle import crops, write_recurrent_bundle
 
 from sttrack_deploy.engines.building import BuildOptions, SilentReport, builder_of
-from sttrack_deploy.engines.cuda.memory import ALIGNMENT, TensorGroup, open_cuda
+from sttrack_deploy.engines.cuda import open_cuda
+from sttrack_deploy.engines.cuda.memory import ALIGNMENT, TensorGroup
 from sttrack_deploy.engines.registry import load_engine
 from sttrack_deploy.errors import MissingDependencyError, UsageError, UserError
 
