@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from urllib.parse import quote
@@ -137,7 +138,11 @@ def attachment(data: bytes, media_type: str, name: str) -> Response:
 
 def stem(track: Track) -> str:
     """What a track's files are named after."""
-    return track.source.title.rpartition("/")[2].rpartition(".")[0] or "track"
+    title = track.source.title
+    if track.source.live:  # an address or "Camera 0": no suffix to take off
+        return re.sub(r"[^\w.-]+", "_", title).strip("_.") or "track"
+    name = title.rpartition("/")[2]
+    return name.rpartition(".")[0] or name or "track"
 
 
 async def refused(_: Request, error: Exception) -> Response:

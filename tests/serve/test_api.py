@@ -237,6 +237,8 @@ def test_a_live_source_is_held_and_tracked_by_several(serve: Serve) -> None:
         assert frames == sorted(set(frames))
         assert served.post(f"/api/tracks/{track['id']}/stop").json()["state"] == "stopped"
     assert served.get(path).json()["width"] == 160
+    boxes = served.get(f"/api/tracks/{one['id']}/files/boxes")
+    assert boxes.headers["content-disposition"].endswith("''Camera_0_boxes.txt")
     video = served.get(f"/api/tracks/{one['id']}/video")
     assert video.status_code == 200
     assert len(video.content) > 1000

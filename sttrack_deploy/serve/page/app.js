@@ -506,7 +506,9 @@ async function catchUp() {
 function later() {
   later.pending ??= requestAnimationFrame(() => {
     later.pending = null;
-    if (source) overlay();
+    if (!source) return;
+    if (traces.size && $("downloads").hidden) refresh();
+    overlay();
   });
 }
 
