@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fnmatch
 import hashlib
 import itertools
 import os
@@ -16,7 +17,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from sttrack_deploy.errors import UserError
@@ -30,6 +31,7 @@ __all__ = [
     "cache_home",
     "check_file",
     "check_folder",
+    "check_only",
     "expanded",
     "explain_os_error",
     "is_special",
@@ -129,6 +131,25 @@ def check_folder(path: Path) -> None:
         _check_parent(path)
     elif not os.access(path, os.W_OK | os.X_OK):
         raise UserError(f"cannot write into {path}: Permission denied")
+
+
+def check_only(folder: Path, own: Collection[str], what: str) -> None:
+    """Whether a folder that is to be replaced as a whole holds nothing but what we wrote.
+
+    Args:
+        own: patterns of the files' names below it: ``samples/*.npz``.
+        what: it is, for the error.
+
+    Raises:
+        UserError: something else is in it, which would be lost.
+    """
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if not path.is_dir() and not any(fnmatch.fnmatchcase(name, pattern) for pattern in own):
+            raise UserError(
+                f"{folder} is {what}, but {name} in it is not part of it, and would be lost; choose another --out, or "
+                "remove it"
+            )
 
 
 def made_here(path: Path) -> bool:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sttrack_deploy.errors import UsageError
-from sttrack_deploy.records import show
+from sttrack_deploy.records import parse_number, show
 
 __all__ = [
     "Box",
@@ -198,7 +198,7 @@ def parse_box(text: str) -> Box:
     """
     parts = text.replace(",", " ").split()
     try:
-        values = [float(part) for part in parts]
+        values = [parse_number(part) for part in parts]
     except ValueError:
         values = []
     if len(values) != 4:

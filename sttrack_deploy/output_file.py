@@ -10,7 +10,7 @@ from types import TracebackType
 from sttrack_deploy.errors import UsageError, UserError
 from sttrack_deploy.files import atomic_path, check_file, is_special
 
-__all__ = ["OutputFile", "check_outputs"]
+__all__ = ["OutputFile", "check_outputs", "is_within"]
 
 
 def check_outputs(outputs: Sequence[Path], sources: Sequence[Path], *, overwrite: bool) -> None:
@@ -18,7 +18,7 @@ def check_outputs(outputs: Sequence[Path], sources: Sequence[Path], *, overwrite
 
     Args:
         outputs: what will be written.
-        sources: what is read: files, or folders of images.
+        sources: what is read: files, bundles, or folders of images.
         overwrite: existing files may be replaced; a source never.
 
     Raises:
@@ -40,6 +40,15 @@ def check_outputs(outputs: Sequence[Path], sources: Sequence[Path], *, overwrite
         seen.append(path)
         if path.exists() and not overwrite:
             raise UsageError(f"{path} exists; name another file, or replace it with --overwrite")
+
+
+def is_within(path: Path, source: Path) -> bool:
+    """Whether a file that exists is ``source``, or lies below that folder."""
+    try:
+        there = path.resolve(strict=True)
+        return _same(path, source) or source.resolve() in there.parents
+    except (OSError, RuntimeError, ValueError):
+        return False
 
 
 def _same(one: Path, other: Path) -> bool:

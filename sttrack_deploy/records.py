@@ -30,6 +30,7 @@ __all__ = [
     "Within",
     "fill",
     "parse_json",
+    "parse_number",
     "parse_toml",
     "read_text",
     "show",
@@ -109,6 +110,18 @@ def show(value: object) -> str:
     """A value for an error message: ``repr``, cut to about 200 characters whatever it is."""
     text = _Shortened().repr(value)
     return text if len(text) <= 200 else f"{text[:199]}…"
+
+
+def parse_number(text: str) -> float:
+    """A number as it stands in a text file or a command line.
+
+    Raises:
+        ValueError: it is none. Python's own digits with underscores (``2_4``) are none either: in a file they are a
+            damaged line.
+    """
+    if "_" in text:
+        raise ValueError(f"{text[:40]!r} is not a number")
+    return float(text)
 
 
 def read_text(path: Path, what: str) -> str:

@@ -159,6 +159,17 @@ def test_no_name(name: str) -> None:
         check_file(Path(name))
 
 
+def test_a_folder_with_other_files_in_it_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "samples" / "x").mkdir(parents=True)
+    (tmp_path / "samples" / "0.npz").write_bytes(b"")
+    (tmp_path / "manifest.json").write_bytes(b"")
+    own = ["manifest.json", "samples/*.npz"]
+    files.check_only(tmp_path, own, "a set")
+    (tmp_path / "samples" / "x" / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"is a set, but samples/x/notes\.txt in it is not part of it"):
+        files.check_only(tmp_path, own, "a set")
+
+
 def test_what_others_wrote_is_not_replaced_unasked(tmp_path: Path) -> None:
     thesis, report = tmp_path / "thesis.json", tmp_path / "report.json"
     thesis.write_text("[1, 2]")

@@ -46,7 +46,7 @@ from sttrack_deploy.engines.base import Engine
 from sttrack_deploy.engines.recording import RecordingEngine
 from sttrack_deploy.errors import UserError
 from sttrack_deploy.evaluation.runner import SingleTargetTracker
-from sttrack_deploy.files import atomic_directory
+from sttrack_deploy.files import atomic_directory, check_only
 from sttrack_deploy.progress import SILENT, Progress
 from sttrack_deploy.runtime.tracker import Tracker
 from sttrack_deploy.sequences.sequence import TrackRun, VideoSequence
@@ -117,6 +117,7 @@ def check_output(out: Path) -> None:
     """
     if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or _is_set(out))):
         raise UserError(f"{out} exists and is not a calibration set; name another folder with --out DIR")
+    check_only(out, [MANIFEST, "samples/*.npz", "templates/*.npz"], "a calibration set")
 
 
 class _Run:

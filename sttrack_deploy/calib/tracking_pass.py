@@ -83,6 +83,8 @@ def track_sequence(
         UserError: the frames cannot be read.
         UsageError: the one box that the user gave lies outside the image.
     """
+    if not plans:  # of a single frame
+        return
     running = [_Running(plan, make(plan)) for plan in plans]
     end = max(plan.end for plan in plans)
     for index, image in enumerate(frames_of(sequence)):

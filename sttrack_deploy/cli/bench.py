@@ -102,7 +102,7 @@ def main(
     Engines are those of sttrack-run and torch-compile. Each has a process of its own that does nothing while
     another one is timed.
     """
-    check_reports((json_path, plot), overwrite=overwrite)
+    check_reports((json_path, plot), overwrite=overwrite, inputs=(*bundles, source))
     if plot is not None:
         with drawing():  # refuses now, and not after the measurement, where matplotlib is missing
             pass

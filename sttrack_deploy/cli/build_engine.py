@@ -23,9 +23,17 @@ from sttrack_deploy.engines.building import (
     batch_range,
     builder_of,
 )
+from sttrack_deploy.engines.cache import VARIABLE
 from sttrack_deploy.errors import UsageError, UserError
 from sttrack_deploy.files import atomic_path
-from sttrack_deploy.terminal.options import FOLDER, PATH, json_option, threads_option
+from sttrack_deploy.terminal.options import (
+    FOLDER,
+    PATH,
+    check_reports,
+    json_option,
+    overwrite_option,
+    threads_option,
+)
 from sttrack_deploy.terminal.program import command, console, progress_bar, say
 
 if TYPE_CHECKING:
@@ -40,7 +48,8 @@ __all__ = ["BuildBar", "main", "progress_columns"]
 @click.option(
     "--out",
     type=FOLDER,
-    help="Folder to write, for use elsewhere.  [default: the engine cache, where sttrack-run looks]",
+    help="Another engine cache to write into; STTRACK_ENGINES=DIR makes all commands look there.  "
+    "[default: the one where they look]",
 )
 @click.option(
     "--batch",
@@ -68,6 +77,7 @@ __all__ = ["BuildBar", "main", "progress_columns"]
 @click.option("--keep-failed", is_flag=True, help="Keep an engine that fails the comparison.")
 @threads_option
 @json_option
+@overwrite_option
 @command
 def main(
     bundle_path: Path | None,
@@ -86,6 +96,7 @@ def main(
     keep_failed: bool,
     threads: int | None,
     json_path: Path | None,
+    overwrite: bool,
 ) -> None:
     """Build the engine of a BUNDLE (default: the shipped sttrack-nano) for this machine.
 
@@ -109,6 +120,7 @@ def main(
         },
         target,
     )
+    check_reports((json_path,), overwrite=overwrite, inputs=(bundle_path,))
     bundle = open_bundle(bundle_path)
     options = BuildOptions(
         out=out,
@@ -268,7 +280,9 @@ def _finish(
             f"next: sttrack-run VIDEO --init-box X,Y,W,H --engine {target} --bundle {shlex.quote(str(bundle.path))}"
         )
     else:
-        say(f"next: take {out} along; without --out it would lie where sttrack-run --engine {target} looks")
+        where = f"{VARIABLE}={shlex.quote(str(out))}"
+        model = f"--engine {target} --bundle {shlex.quote(str(bundle.path))}"
+        say(f"next: {where} sttrack-run VIDEO --init-box X,Y,W,H {model}")
 
 
 def progress_columns() -> tuple[Any, ...]:

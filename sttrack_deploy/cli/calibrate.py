@@ -26,7 +26,9 @@ from sttrack_deploy.terminal.options import (
     PATH,
     THREADS,
     bundle_option,
+    check_reports,
     json_option,
+    overwrite_option,
     tracking_options,
 )
 from sttrack_deploy.terminal.program import command, complain, console, progress_bar, say
@@ -36,7 +38,7 @@ __all__ = ["main"]
 MOST_ROWS = 30
 """Sequences in the table."""
 
-NOT_OF_THE_SET = ("bundle", "out", "json_path")
+NOT_OF_THE_SET = ("bundle", "out", "json_path", "overwrite")
 """Parameters that are not repeated in the command that the set keeps."""
 
 
@@ -95,6 +97,7 @@ NOT_OF_THE_SET = ("bundle", "out", "json_path")
 )
 @tracking_options
 @json_option
+@overwrite_option
 @click.pass_context
 @command
 def main(
@@ -115,6 +118,7 @@ def main(
     threads: int,
     changes: PolicyChanges,
     json_path: Path | None,
+    overwrite: bool,
 ) -> None:
     """Record a calibration set: inputs of the search graph, state included, from tracking real video.
 
@@ -126,6 +130,7 @@ def main(
     """
     from sttrack_deploy.calib.recorder import Recording, check_output, record
 
+    check_reports((json_path,), overwrite=overwrite, inputs=(bundle,), data=(*sources, data, results))
     opened = open_bundle(bundle)
     _require_fp32(opened)
     out = Path("calib") / opened.manifest.name if out is None else out

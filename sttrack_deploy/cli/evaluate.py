@@ -30,6 +30,7 @@ from sttrack_deploy.evaluation.protocols.base import Protocol
 from sttrack_deploy.evaluation.results import DEFAULT_LAYOUT, LAYOUTS
 from sttrack_deploy.evaluation.shards import Shard
 from sttrack_deploy.policy import NO_CHANGES, PolicyChanges
+from sttrack_deploy.records import parse_number
 from sttrack_deploy.runtime.worker_pool import threads_each
 from sttrack_deploy.sequences.datasets.locations import write_config as write_dataset_config
 from sttrack_deploy.sequences.sequence import VideoSequence
@@ -68,14 +69,14 @@ class Percentage(click.ParamType):  # type: ignore[type-arg, unused-ignore]
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         text = str(value).strip()
         try:
-            number = float(text.removesuffix("%")) / (100.0 if text.endswith("%") else 1.0)
+            share = parse_number(text.removesuffix("%")) / (100.0 if text.endswith("%") else 1.0)
         except ValueError:
             self.fail(f"{value!r} is not a share such as 1% or 0.01.", param, ctx)
-        if not 0.0 < number < 1.0:
+        if not 0.0 < share < 1.0:
             self.fail(
                 f"{value!r} is not above 0 and below 100%; write one percent as 1% or 0.01.", param, ctx
             )
-        return number
+        return share
 
 
 def fit_options(function: F) -> F:
@@ -245,7 +246,7 @@ def main(
         _write_config()
         return
     check_fit(fit_lost, write_manifest, bundles, engines, results, changes, shard_text)
-    check_reports((json_path, html), plots, overwrite=overwrite)
+    check_reports((json_path, html), plots, overwrite=overwrite, inputs=bundles, data=(data,))
     if html is not None or plots is not None:
         require_pictures()
     shard = None if shard_text is None else Shard.parse(shard_text)

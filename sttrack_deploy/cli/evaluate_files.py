@@ -11,7 +11,14 @@ from sttrack_deploy.errors import UsageError
 from sttrack_deploy.evaluation.results import find_results
 from sttrack_deploy.evaluation.shards import merge_results
 from sttrack_deploy.evaluation.submission import FORMATS, pack
-from sttrack_deploy.terminal.options import FILE, FOLDER, PATH, load_sequences
+from sttrack_deploy.terminal.options import (
+    FILE,
+    FOLDER,
+    PATH,
+    check_reports,
+    load_sequences,
+    overwrite_option,
+)
 from sttrack_deploy.terminal.program import command, console, progress_bar, say
 
 __all__ = ["merge_command", "pack_command"]
@@ -44,9 +51,15 @@ def merge_command(parts: tuple[Path, ...], out: Path) -> None:
     type=FILE,
     help="The archive.  [default: <format>_submission.zip]",
 )
+@overwrite_option
 @command
 def pack_command(
-    results: Path, format_name: str, data: Path | None, tracker: str | None, archive: Path | None
+    results: Path,
+    format_name: str,
+    data: Path | None,
+    tracker: str | None,
+    archive: Path | None,
+    overwrite: bool,
 ) -> None:
     """Make the archive that a test set's server scores, from the result files in RESULTS.
 
@@ -55,6 +68,7 @@ def pack_command(
     """
     submission = FORMATS[format_name]
     archive = archive or Path(f"{format_name}_submission.zip")
+    check_reports((archive,), overwrite=overwrite, data=(results, data))
     sequences = load_sequences(submission.dataset, data, None, False)
     found = find_results(results, sequences, submission.dataset)
     if tracker is None and len(found) > 1:

@@ -241,6 +241,11 @@ def _load(
             f"{checkpoint} is a published checkpoint: say which network with --config EXPERIMENT.yaml or --model PRESET"
         )
     config = config_from_yaml(config_path, say) if config_path else preset(str(preset_name))
+    if config.head != "corner":
+        raise UsageError(
+            f"{preset_name} is not the published network, and {checkpoint} is not weights of sttrack-train "
+            "(.safetensors): give these, or --model sttrack-r50"
+        )
     network = STTrack(chosen(config))
     load_published(network, checkpoint)
     return network

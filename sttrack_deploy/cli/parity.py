@@ -204,7 +204,7 @@ def main(
     PyTorch runs the weights that lie in the bundle, once for all deployments. Exits with 1 if a gate fails or a
     deployment cannot be run. Without --data only the demo clip is tracked.
     """
-    check_reports((json_path, plot), overwrite=overwrite)
+    check_reports((json_path, plot), overwrite=overwrite, inputs=bundles, data=(data,))
     if plot is not None:
         with drawing():  # refuses now, and not after the measurement, where matplotlib is missing
             pass

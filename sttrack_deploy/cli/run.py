@@ -224,7 +224,7 @@ def main(
     if workers is not None or ray is not None:
         raise UsageError("--workers and --ray are for many videos: name them with --list FILE.csv")
     _check_targets(source, init_boxes, select, demo, options)
-    job = _job(source, init_boxes, select, rules, options)
+    job = _job(source, init_boxes, select, rules, bundle, options)
     from sttrack_deploy.cli.run_one import run_one
     from sttrack_deploy.runtime.video_list import ListSettings
 
@@ -270,6 +270,7 @@ def _job(
     init_boxes: tuple[str, ...],
     select: int,
     rules: DetectionRules,
+    bundle: Path | None,
     options: dict[str, Any],
 ) -> RunJob:
     from sttrack_deploy.cli.run_one import RunJob
@@ -289,8 +290,8 @@ def _job(
         overwrite=options["overwrite"],
     )
     # The demo's own file is written again by the next demo.
-    files.check(source, ours=[DEMO_OUT] if source is None else ())
     detections = options["start_from"]
+    files.check(source, ours=[DEMO_OUT] if source is None else (), further=(detections, bundle))
     return RunJob(
         source=source,
         given=given,

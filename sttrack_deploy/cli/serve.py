@@ -15,6 +15,7 @@ import click
 from sttrack_deploy.bundle import open_bundle
 from sttrack_deploy.errors import MissingDependencyError, UsageError, UserError
 from sttrack_deploy.policy import PolicyChanges
+from sttrack_deploy.records import show
 from sttrack_deploy.terminal.options import (
     FiniteFloat,
     NamedPath,
@@ -191,6 +192,8 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(place)
         listener.listen(128)
+    except UnicodeError as error:  # no name that the network knows can be written so
+        raise UsageError(f"--host is an address or a name, not {show(host)}") from error
     except OSError as error:
         raise UserError(
             f"cannot listen on {host} port {port}: {error.strerror or error}; choose another --port"

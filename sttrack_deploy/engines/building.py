@@ -51,7 +51,7 @@ class BuildOptions:
     """How to build; a target ignores what it has no use for and must not ignore it silently where it matters.
 
     Attributes:
-        out: folder to write; ``None`` for the bundle's folder in the engine cache (:func:`folder_of`).
+        out: another engine cache to write into (:func:`folder_of`).
         batch: targets for each call, for bundles whose batch is dynamic; ``None`` for 1.
         threads: CPU threads that a compiled model is to use; ``None`` leaves it to the back end.
         workspace_mib: most scratch memory a kernel may take on the GPU; ``None`` leaves it to the back end.
@@ -166,8 +166,8 @@ def child_environment() -> dict[str, str]:
 
 
 def folder_of(bundle: Bundle, options: BuildOptions) -> Path:
-    """Where a build writes: the folder asked for, or the bundle's in the engine cache."""
-    return options.out or cache_of(bundle)
+    """Where a build writes: the bundle's folder in the engine cache, or in the one asked for."""
+    return cache_of(bundle, options.out)
 
 
 def batch_range(bundle: Bundle, asked: BatchRange | None) -> BatchRange:

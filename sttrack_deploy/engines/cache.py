@@ -35,15 +35,18 @@ def engine_cache() -> Path:
     return cache_home() / "sttrack-deploy" / "engines"
 
 
-def cache_of(bundle: Bundle) -> Path:
-    """This bundle's folder in the engine cache, named after what is in it; it may not exist yet.
+def cache_of(bundle: Bundle, root: Path | None = None) -> Path:
+    """This bundle's folder in an engine cache, named after what is in it; it may not exist yet.
 
     The hash is of all its graphs' hashes, so a bundle that was moved finds its engines again and one that was
     exported anew does not find the old ones.
+
+    Args:
+        root: the cache; ``None``: the one where engines look.
     """
     m = bundle.manifest
     hashes = "".join(graph.sha256[:6] for graph in m.graphs)
-    return engine_cache() / f"{m.name}-{m.precision['name']}-{hashes}"
+    return (root or engine_cache()) / f"{m.name}-{m.precision['name']}-{hashes}"
 
 
 @contextlib.contextmanager
@@ -73,7 +76,7 @@ def fits(folder: Path, facts: Mapping[str, Any], names: tuple[str, ...]) -> bool
         digests = {name: str(sidecar["sha256"][name]) for name in names}
         same = {key: sidecar.get(key) for key in facts} == dict(facts)
         return same and altered(folder, digests) is None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return False
 
 

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from sttrack_deploy.errors import UserError
 from sttrack_deploy.files import atomic_path, sha256_of
+from sttrack_deploy.records import parse_number, read_text
 from sttrack_deploy.sequences.sequence import TrackRun, VideoSequence
 
 __all__ = [
@@ -253,18 +254,16 @@ def read_boxes(path: Path) -> FloatArray:
     Raises:
         UserError: unreadable, or a line is not four numbers.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the results {path}: {error}") from error
+    if path.exists() and not path.is_file():
+        raise UserError(f"cannot read the results {path}: it is not a file")
     rows = []
-    for number, line in enumerate(lines, 1):
+    for at, line in enumerate(read_text(path, "the results").rstrip().splitlines(), 1):
         try:
-            row = [float(value) for value in line.replace(",", " ").split()]
+            row = [parse_number(value) for value in line.replace(",", " ").split()]
         except ValueError:
             row = []
         if len(row) != 4:
-            raise UserError(f"{path}, line {number} is not four numbers x,y,w,h: {line[:80]!r}")
+            raise UserError(f"{path}, line {at} is not four numbers x,y,w,h: {line[:80]!r}")
         rows.append(row)
     return np.array(rows, np.float64).reshape(-1, 4)
 
@@ -336,7 +335,7 @@ def _write_lines(path: Path, lines: list[str]) -> None:
 def _read_record(path: Path) -> dict[str, Any] | None:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) else None
 
@@ -346,7 +345,9 @@ def _read_column(path: Path | None, lines: int, frames: int) -> FloatArray | Non
     if path is None:
         return None
     try:
-        values = np.array([float(word) for word in path.read_text(encoding="utf-8").split()], np.float64)
+        values = np.array(
+            [parse_number(word) for word in path.read_text(encoding="utf-8").split()], np.float64
+        )
     except (OSError, ValueError):
         return None
     return values[:frames] if len(values) == lines and np.isfinite(values).all() else None

@@ -10,9 +10,12 @@ from pathlib import Path
 
 from sttrack_deploy.errors import UsageError, UserError
 from sttrack_deploy.files import atomic_path, sha256_of
+from sttrack_deploy.records import show
 from sttrack_deploy.sequences.sequence import VideoSequence
 
 __all__ = ["Merged", "Shard", "merge_results"]
+
+MOST_SHARDS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +32,11 @@ class Shard:
         Raises:
             UsageError: not that, or I is not in 1..N.
         """
-        match = re.fullmatch(r"(\d+)/(\d+)", text.strip())
-        if match is None or not 1 <= int(match[1]) <= int(match[2]):
-            raise UsageError(f"--shard is {text!r}; it must be I/N with I from 1 to N, as 1/4")
+        match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text.strip())
+        if match is None or not 1 <= int(match[1]) <= int(match[2]) <= MOST_SHARDS:
+            raise UsageError(
+                f"--shard is {show(text)}; it must be I/N with I from 1 to N, as 1/4, and N at most {MOST_SHARDS}"
+            )
         return cls(int(match[1]), int(match[2]))
 
     def take(self, sequences: list[VideoSequence]) -> list[VideoSequence]:

@@ -79,6 +79,7 @@ def pack(
         files |= _files(run, sequence, submission.layout)
         progress.advance(len(sequence))
     with atomic_path(archive) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as zipped:
+        zipped.comment = b"sttrack-deploy"  # ours: may be written again
         for name, text in files.items():
             entry = zipfile.ZipInfo(name, _EPOCH)
             entry.compress_type = zipfile.ZIP_DEFLATED

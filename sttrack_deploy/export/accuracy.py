@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from sttrack_deploy.bundle import Manifest, TrackingPolicy
 from sttrack_deploy.errors import UserError
+from sttrack_deploy.records import parse_json, read_text
 
 __all__ = ["accuracy_of"]
 
@@ -29,7 +29,7 @@ def accuracy_of(report_path: Path, manifest: Manifest) -> Mapping[str, Any]:
         UserError: not such a report, incomplete, or measured on other graphs or with another lost handling.
     """
     try:
-        document = json.loads(report_path.read_text(encoding="utf-8"))
+        document = parse_json(read_text(report_path, "the report"), str(report_path))
         trackers = [tracker for tracker in document["trackers"] if "bundle" in tracker]
         graphs = manifest.template.sha256, manifest.search.sha256
         same = [
@@ -67,8 +67,6 @@ def accuracy_of(report_path: Path, manifest: Manifest) -> Mapping[str, Any]:
                 for sequence in report["sequences"]
             ],
         }
-    except OSError as error:
-        raise UserError(f"cannot read the report {report_path}: {error.strerror or error}") from error
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{report_path} is not a report of sttrack-eval --json ({error!r})") from error
 

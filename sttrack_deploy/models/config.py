@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from sttrack_deploy.errors import UsageError
-from sttrack_deploy.records import Within, check, fill
+from sttrack_deploy.records import PlainName, Within, check, fill
 
 __all__ = ["CROP_RULES", "PRESETS", "CropRule", "MemorySemantics", "ModelConfig", "preset"]
 
@@ -52,7 +52,7 @@ class ModelConfig:
         search_grid, search_scale_step: how the tracker snaps its search crops (``bundle.CropSpec``); 0: published.
     """
 
-    name: str
+    name: PlainName
     backbone: str = "resnet50"
     head: str = "corner"
     plain_channels: tuple[Width, ...] = ()

@@ -11,6 +11,7 @@ import yaml
 from torch import Tensor
 
 from sttrack_deploy.errors import UserError
+from sttrack_deploy.manifest import plain_name
 from sttrack_deploy.models.checkpoint_file import few, read_weights, usable
 from sttrack_deploy.models.config import ModelConfig
 from sttrack_deploy.models.network import STTrack
@@ -144,10 +145,11 @@ def config_from_yaml(path: Path, notice: Callable[[str], None] = lambda _: None)
         if value != only:
             raise UserError(f"{path}: {key} is {show(value)}; this network has only {only!r}")
     missing.clear()  # what there is only one of need not be told
-    published = ModelConfig(name=path.stem)
-    values = {name: setting(key, getattr(published, name)) for name, key in _SETTINGS.items()}
+    name = plain_name(path.stem)
+    published = ModelConfig(name=name)
+    values = {field: setting(key, getattr(published, field)) for field, key in _SETTINGS.items()}
     values = {key: _number(value) for key, value in values.items()}
-    config = ModelConfig.from_dict({"name": path.stem, **values}, str(path))
+    config = ModelConfig.from_dict({"name": name, **values}, str(path))
     if missing:
         notice(f"{path} leaves out {', '.join(missing)}: the published values are taken")
     return config

@@ -62,19 +62,22 @@ class RunFiles:
         boxes = tuple(path.absolute() for path in self.boxes)
         return dataclasses.replace(self, video=video, json=json, tracks=tracks, boxes=boxes)
 
-    def check(self, source: str | None, ours: Collection[Path] = ()) -> None:
+    def check(
+        self, source: str | None, ours: Collection[Path] = (), further: Sequence[Path | None] = ()
+    ) -> None:
         """Whether they can be written and nothing is lost by it; to be asked before the work.
 
         Args:
             source: what is read, as :func:`~sttrack_deploy.video.source.open_source` takes it.
             ours: files that are replaced unasked.
+            further: what else is read: a detector's file, the bundle.
 
         Raises:
             UserError: one of the files cannot or must not be written.
         """
         self.check_formats()
         kept = [path for path in self.paths if path not in ours]
-        sources = source_paths(source)
+        sources = [*source_paths(source), *(path for path in further if path is not None)]
         check_outputs(self.paths, sources, overwrite=True)
         check_outputs(kept, sources, overwrite=self.overwrite)
 

@@ -167,7 +167,7 @@ def read_video_list(path: Path, settings: ListSettings, *, overwrite: bool = Fal
             jobs.append(_job(number, {k: v.strip() for k, v in row.items()}, path.parent, settings))
         except UserError as error:
             problems.append(f"line {number}: {error}")
-    problems += _clashes(jobs, overwrite)
+    problems += _clashes(jobs, [path, *filter(None, [settings.bundle])], overwrite)
     if problems:
         more = len(problems) - SHOWN_PROBLEMS
         told = "; ".join(problems[:SHOWN_PROBLEMS]) + (f"; and {more} more" if more > 0 else "")
@@ -231,8 +231,12 @@ def _frame(text: str, name: str, default: int | None) -> int | None:
     return int(text)
 
 
-def _clashes(jobs: Sequence[VideoJob], overwrite: bool) -> Iterator[str]:
-    """Outputs that would destroy something: a source, a file of another line, a file of unknown origin."""
+def _clashes(jobs: Sequence[VideoJob], further: Sequence[Path], overwrite: bool) -> Iterator[str]:
+    """Outputs that would destroy something: a source, a file of another line, a file of unknown origin.
+
+    Args:
+        further: what else is read: the list itself, the bundle.
+    """
     sources = [path for job in jobs for path in [*source_paths(job.source), *filter(None, [job.start_from])]]
     folders = {source for source in sources if source.is_dir()}
     files = {_resolved(source) for source in sources if source not in folders}
@@ -246,7 +250,7 @@ def _clashes(jobs: Sequence[VideoJob], overwrite: bool) -> Iterator[str]:
                 if own in taken:
                     raise UsageError(f"{path} is an output of line {taken[own]} too")
                 taken[own] = job.line
-            check_outputs(job.files.paths, [*folders, *source_paths(job.source)], overwrite=True)
+            check_outputs(job.files.paths, [*folders, *source_paths(job.source), *further], overwrite=True)
             there = [path for path in job.files.paths if path.exists()]
             if there and not overwrite and not job.finished:
                 raise UsageError(

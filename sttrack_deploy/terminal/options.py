@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import os
 import shlex
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from sttrack_deploy.bundle import Bundle, open_bundle
 from sttrack_deploy.engines.registry import BACKENDS, DEFAULT_BACKEND
 from sttrack_deploy.errors import UsageError, UserError
 from sttrack_deploy.files import check_file, check_folder, made_here
-from sttrack_deploy.output_file import check_outputs
+from sttrack_deploy.output_file import check_outputs, is_within
 from sttrack_deploy.policy import PolicyChanges
 from sttrack_deploy.terminal.program import say
 from sttrack_deploy.verification.agreement import GATES
@@ -69,6 +70,13 @@ class FiniteFloat(click.FloatRange):
         return number
 
 
+class Threads(click.IntRange):
+    """A number of threads, cut to those that can be of use: a thousand on a few cores only wait for each other."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return min(super().convert(value, param, ctx), max(16, os.cpu_count() or 1))
+
+
 class NamedPath(click.Path):
     """A path that has a name: an empty one would be the current folder, which nobody means."""
 
@@ -96,7 +104,7 @@ class NamedPath(click.Path):
 FILE = NamedPath(dir_okay=False)
 FOLDER = NamedPath(file_okay=False)
 PATH = NamedPath()
-THREADS = click.IntRange(1, 1024)
+THREADS = Threads(1, 1024)
 
 
 def bundle_option(function: F) -> F:
@@ -211,7 +219,14 @@ overwrite_option = click.option(
 )
 
 
-def check_reports(files: Sequence[Path | None], folder: Path | None = None, *, overwrite: bool) -> None:
+def check_reports(
+    files: Sequence[Path | None],
+    folder: Path | None = None,
+    *,
+    overwrite: bool,
+    inputs: Sequence[Path | None] = (),
+    data: Sequence[Path | None] = (),
+) -> None:
     """Check, before the work, that a report can be written and that nobody's file is lost by it.
 
     What an earlier run wrote is replaced unasked, so that the same command can be given again.
@@ -219,15 +234,20 @@ def check_reports(files: Sequence[Path | None], folder: Path | None = None, *, o
     Args:
         files: what will be written; ``-`` is standard output.
         folder: of plots.
+        inputs: files and bundles that the command reads: never written over, whatever ``overwrite`` says.
+        data: annotated videos; the same, but for reports that an earlier run put among them.
 
     Raises:
-        UsageError: one file is named twice.
+        UsageError: one file is named twice, or is an input.
         UserError: it cannot be written, or something is there that is not ours.
     """
     named = [path for path in files if path is not None and path != Path("-")]
-    check_outputs(named, (), overwrite=True)
+    check_outputs(named, [path for path in inputs if path is not None], overwrite=True)
     for path in named:
         check_file(path, overwrite=overwrite)
+        for source in data:
+            if source is not None and is_within(path, source) and not made_here(path):
+                raise UsageError(f"{path} is a part of {source}, which is read: name another file")
     if folder is None:
         return
     check_folder(folder)

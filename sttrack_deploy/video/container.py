@@ -14,6 +14,7 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from sttrack_deploy.errors import UsageError, UserError
+from sttrack_deploy.video.pipe import Pipe
 
 __all__ = ["open_container", "reason", "shown_name", "video_stream"]
 
@@ -39,7 +40,7 @@ def reason(error: BaseException) -> str:
 
 
 def open_container(
-    target: str | BinaryIO,
+    target: str | BinaryIO | Pipe,
     name: str,
     *,
     format: str | None = None,
@@ -51,7 +52,7 @@ def open_container(
     """``av.open`` for reading.
 
     Args:
-        target: a URL as FFmpeg knows it (``file:…`` for files), or an open binary file.
+        target: a URL as FFmpeg knows it (``file:…`` for files), or an open binary file, or a pipe.
         name: how messages call it.
         timeout: seconds to wait while opening, and for each read.
         hardware: device type to decode on (``cuda``, ``vaapi``, …).
@@ -76,7 +77,7 @@ def open_container(
         container.close()
         if not several:
             raise UserError(f"{name} is a single image; give the folder of images that it is in, or a video")
-        if not isinstance(target, str):
+        if not isinstance(target, str | Pipe):
             target.seek(0)
         return open_container(
             target, name, format=format, options=options, timeout=timeout, hardware=hardware, stream=True

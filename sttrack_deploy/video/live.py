@@ -22,6 +22,7 @@ from sttrack_deploy.errors import UserError
 from sttrack_deploy.video.container import open_container, reason, video_stream
 from sttrack_deploy.video.decoded import DisplayedImage, MediaClock, usable_rate
 from sttrack_deploy.video.frames import DEFAULT_FPS, QUEUE_DEPTH, Frame, Image, Note, SourceInfo
+from sttrack_deploy.video.pipe import Pipe
 
 __all__ = ["CameraConnection", "Connection", "LiveOptions", "LiveSource", "StreamConnection"]
 
@@ -79,7 +80,7 @@ class StreamConnection:
 
     def __init__(
         self,
-        target: str,
+        target: str | Pipe,
         name: str,
         displayed: DisplayedImage,
         timeout: float | None,
@@ -92,7 +93,7 @@ class StreamConnection:
         """Connect.
 
         Args:
-            target: URL for FFmpeg.
+            target: URL for FFmpeg, or a pipe.
             name: for messages.
             displayed: makes images; kept over connections, so that they have one size.
             timeout: seconds to wait for the connection and for each read.
@@ -103,14 +104,18 @@ class StreamConnection:
             UserError: no connection, or nothing to decode.
         """
         self.ends = ends
-        self._container = container or open_container(
-            target,
-            name,
-            format=format,
-            options=options,
-            timeout=None if timeout is None else (timeout, timeout),
-            stream=True,
-        )
+        try:
+            self._container = container or open_container(
+                target,
+                name,
+                format=format,
+                options=options,
+                timeout=None if timeout is None else (timeout, timeout),
+                stream=True,
+            )
+        finally:
+            if isinstance(target, Pipe):
+                target.check()
         try:
             self._stream = video_stream(self._container, name)
         except BaseException:
@@ -208,6 +213,7 @@ class LiveSource:
         note: Note | None = None,
         clock: Callable[[], float] = time.monotonic,
         pause: Callable[[threading.Event, float], object] = threading.Event.wait,
+        interrupt: Callable[[], None] | None = None,
     ) -> None:
         """Start to receive.
 
@@ -219,13 +225,14 @@ class LiveSource:
             note: is told of stalls, drops and reconnections.
             clock: seconds.
             pause: waits for the event (the source was closed), or that many seconds.
+            interrupt: ends a read that has no timeout, when the source is closed.
         """
         self.info = info
         self.dropped = self.reconnected = 0
         self._connect, self._options = connect, options or LiveOptions()
         self._range = (start, end)
         self._note: Note = note or (lambda _: None)
-        self._clock, self._pause = clock, pause
+        self._clock, self._pause, self._interrupt = clock, pause, interrupt
         self._waiting: deque[_Waiting] = deque()
         self._changed = threading.Condition()
         self._closed = threading.Event()
@@ -274,6 +281,8 @@ class LiveSource:
     def close(self) -> None:
         """End the thread and release the source; may be called twice."""
         self._closed.set()
+        if self._interrupt is not None:
+            self._interrupt()
         with self._changed:
             self._changed.notify_all()
         self._thread.join(timeout=2.0)

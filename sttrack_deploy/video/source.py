@@ -16,6 +16,7 @@ from sttrack_deploy.video.decoded import DisplayedImage
 from sttrack_deploy.video.frames import Frame, FrameSource, Note, SourceInfo, ThreadedSource
 from sttrack_deploy.video.image_folder import IMAGE_SUFFIXES, image_files, image_frames, matching_images
 from sttrack_deploy.video.live import CameraConnection, Connection, LiveOptions, LiveSource, StreamConnection
+from sttrack_deploy.video.pipe import Pipe, open_pipe
 from sttrack_deploy.video.reader import open_video
 
 __all__ = ["open_source", "source_stem"]
@@ -58,7 +59,7 @@ def open_source(
     if name == STANDARD_INPUT:
         if sys.stdin is not None and sys.stdin.isatty():
             raise UsageError("- reads a video from standard input, which is a terminal: pipe one in")
-        return _open_pipe("pipe:0", "standard input", "stdin", start, end, fps, live, note)
+        return _open_pipe(open_pipe(None), "standard input", "stdin", start, end, fps, live, note)
     kind = _kind(path)
     if kind == "folder":
         files = image_files(path)
@@ -70,7 +71,7 @@ def open_source(
             raise UserError(f"{path} is a single image; give the folder of images that it is in, or a video")
         return _open_video(name, start, end, fps, hardware, note)
     if kind == "pipe":
-        return _open_pipe(f"file:{name}", name, source_stem(name), start, end, fps, live, note)
+        return _open_pipe(open_pipe(name), name, source_stem(name), start, end, fps, live, note)
     if kind == "device":
         return _open_stream(name, start, end, fps, live, note, format="v4l2")
     if name.isascii() and name.isdecimal() and len(name) < 5:
@@ -208,7 +209,7 @@ def _open_stream(
 
 
 def _open_pipe(
-    target: str,
+    pipe: Pipe,
     name: str,
     stem: str,
     start: int,
@@ -217,9 +218,18 @@ def _open_pipe(
     live: LiveOptions,
     note: Note | None,
 ) -> FrameSource:
-    connection = StreamConnection(target, name, DisplayedImage(), None, ends=True)
+    connection = StreamConnection(pipe, name, DisplayedImage(), None, ends=True)
     info = SourceInfo(name, stem, None, fps or connection.fps, True)
-    return LiveSource(info, lambda: connection, connection, live, start=start, end=end, note=note)
+    return LiveSource(
+        info,
+        lambda: connection,
+        connection,
+        live,
+        start=start,
+        end=end,
+        note=note,
+        interrupt=pipe.close,
+    )
 
 
 def _open_camera(name: str, start: int, end: int | None, live: LiveOptions, note: Note | None) -> FrameSource:

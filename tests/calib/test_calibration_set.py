@@ -126,5 +126,6 @@ def test_manifests_that_are_none(copy: Path, tmp_path: Path) -> None:
     assert "no sample" in refusal(copy)
     edit(copy, lambda data: data.update(schema=99))
     assert "schema 99" in refusal(copy)
-    (copy / "manifest.json").write_text("{")
-    assert "not valid JSON" in refusal(copy)
+    for text in ("{", "[" * 100_000, '{"schema": ' + "1" * 5000 + "}"):
+        (copy / "manifest.json").write_text(text)
+        assert "not valid JSON" in refusal(copy)

@@ -223,6 +223,16 @@ def test_boxes_outside_the_image_are_left_aside(
         record_clips(tiny_bundle, [astray], tmp_path / "none", starts=1)
 
 
+def test_a_video_of_one_frame_gives_nothing(
+    tiny_bundle: Bundle, sequences: list[VideoSequence], tmp_path: Path
+) -> None:
+    one = dataclasses.replace(sequences[0], name="one", truth=sequences[0].truth[:1])
+    made = record_clips(tiny_bundle, [one, sequences[1]], tmp_path / "set", samples=99, starts=1)
+    assert {sample.sequence for sample in made.manifest.samples} == {"clip1"}
+    with pytest.raises(UserError, match="nothing could be tracked"):
+        record_clips(tiny_bundle, [one], tmp_path / "none", starts=1)
+
+
 def test_what_is_there_is_kept_until_the_new_set_is_complete(
     tiny_bundle: Bundle, sequences: list[VideoSequence], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -240,6 +250,9 @@ def test_what_is_there_is_kept_until_the_new_set_is_complete(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["set", "videos"]
     record_clips(tiny_bundle, sequences, made.path, seed=5)
     assert open_calibration(made.path, tiny_bundle).manifest.seed == 5
+    (made.path / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"notes\.txt in it is not part of it"):
+        record_clips(tiny_bundle, sequences, made.path)
     with pytest.raises(UserError, match="not a calibration set"):
         record_clips(tiny_bundle, sequences, sequences[0].source.parent)
 

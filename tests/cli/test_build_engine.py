@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -82,10 +83,24 @@ def test_options(trt: FakeTensorRT, tiny_bundle: Bundle, tmp_path: Path) -> None
     result = build(tiny_bundle, *options, "--out", str(tmp_path / "out"), "--json", str(tmp_path / "b.json"))
     assert result.exit_code == 0, result.output
     assert json.loads((tmp_path / "b.json").read_text())["check"] is None
-    assert (tmp_path / "out" / "search.plan").is_file()
+    assert (plan_folder(tiny_bundle, root=tmp_path / "out") / "search.plan").is_file()
     assert not plan_folder(tiny_bundle).exists()
     _, facts = trt.events[0]
     assert (facts["pools"], facts["level"], facts["flags"]) == ({"WORKSPACE": 256 << 20}, 5, ["TF32"])
+
+
+def test_another_cache_is_told_so_that_it_can_be_typed(
+    tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = Path(shutil.copytree(tiny_bundle.path, tmp_path / "a bundle"))
+    monkeypatch.chdir(tmp_path)
+    line = [str(bundle), "--target", "onnxruntime", "--out", "an engine", "--no-check"]
+    result = CliRunner().invoke(build_engine.main, line)
+    assert result.exit_code == 0, result.output
+    assert (
+        f"STTRACK_ENGINES='an engine' sttrack-run VIDEO --init-box X,Y,W,H --engine onnxruntime --bundle '{bundle}'"
+        in result.stderr
+    )
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,11 @@ def test_what_is_missing_comes_with_its_install_line(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.usefixtures("healthy")
+def test_openvino_is_for_cpus() -> None:
+    """That is the only device that its engine uses."""
+    assert {tool.purpose for tool in doctor.TOOLS if tool.name == "openvino"} == {"inference on CPUs"}
+
+
 def test_an_install_line_comes_once(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("tensorrt", "tensorrt-rtx", "openvino"):  # each is an engine and an optional package
         old = BACKENDS[name]

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 
 from sttrack_deploy.errors import UserError
 from sttrack_deploy.records import parse_toml
-from sttrack_deploy.terminal.options import FiniteFloat, NamedPath
+from sttrack_deploy.terminal.options import THREADS, FiniteFloat, NamedPath
 from sttrack_deploy.terminal.program import command
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -106,7 +106,7 @@ def test_a_failure_is_one_line(error: Exception, text: str) -> None:
 def test_standard_output_that_takes_nothing() -> None:
     code = """
 import click
-from sttrack_deploy.terminal.program import (command)
+from sttrack_deploy.terminal.program import command
 @click.command()
 @command
 def main(): click.echo("x" * 10)
@@ -162,6 +162,20 @@ def test_what_a_bundle_brings_is_not_ignored_beside_from(option: tuple[str, str]
     result = CliRunner().invoke(commands()["sttrack-export"], ["--from", "x", *option])
     assert result.exit_code == 2
     assert f"leave {option[0]} out" in result.stderr
+
+
+def test_threads_that_would_only_wait_are_not_made() -> None:
+    assert THREADS.convert("2", None, None) == 2
+    assert THREADS.convert("1024", None, None) < 1024 or (os.cpu_count() or 1) >= 1024
+
+
+def test_a_checkpoint_of_a_network_that_none_is_published_of(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "x.pth"
+    checkpoint.write_bytes(b"")
+    line = ["--model", "sttrack-nano", "--checkpoint", str(checkpoint), "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(commands()["sttrack-export"], line)
+    assert result.exit_code == 2
+    assert "sttrack-nano is not the published network" in result.stderr
 
 
 @pytest.mark.parametrize("epoch", ["x", "1e9", "9" * 40])

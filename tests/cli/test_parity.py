@@ -135,6 +135,8 @@ def test_what_cannot_be_run_is_no_number_and_no_success(
     [
         (("--engine", "abacus"), "there is no engine 'abacus'"),
         (("--precisions", "int3"), "there is no precision 'int3'"),
+        (("--precisions", ""), "--precisions names none; precisions are fp32"),
+        (("--sequences", "x"), "--sequences chooses from a data set: name it with --data DIR"),
     ],
 )
 def test_wrong_calls(arguments: tuple[str, ...], message: str, tiny_bundle: Bundle) -> None:

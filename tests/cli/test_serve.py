@@ -80,6 +80,7 @@ def test_it_starts_answers_and_ends_in_order(tmp_path: Path) -> None:
         (["--token", "a secret; with a semicolon"], 2, "--token is at least 16"),
         (["nothing.mp4", "--port", "0"], 1, "there is no file or folder nothing.mp4"),
         (["--host", "256.1.1.1", "--port", "0"], 1, "cannot listen on 256.1.1.1"),
+        (["--host", "a\x9f", "--port", "0"], 2, "--host is an address or a name"),
         (["--root", "nowhere"], 2, "nowhere"),
     ],
 )

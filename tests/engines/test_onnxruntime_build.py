@@ -49,6 +49,19 @@ def test_the_engine_uses_what_was_built(tiny_bundle: Bundle) -> None:
     assert np.abs(boxes(tiny_bundle) - expected).max() < 1e-5
 
 
+def test_another_cache_keeps_what_is_in_it_and_is_used(
+    tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "onnxruntime").mkdir()
+    (tmp_path / "onnxruntime" / "thesis.txt").write_text("years of work")
+    made = builder_of("onnxruntime")(tiny_bundle, BuildOptions(out=tmp_path), SilentReport())
+    assert (tmp_path / "onnxruntime" / "thesis.txt").exists()
+    monkeypatch.setenv("STTRACK_ENGINES", str(tmp_path))
+    graphs = optimized_graphs(tiny_bundle)
+    assert graphs is not None
+    assert set(graphs) < set(made.files)
+
+
 def test_what_does_not_fit_is_left_aside(tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     builder_of("onnxruntime")(tiny_bundle, BuildOptions(), SilentReport())
     assert optimized_graphs(tiny_bundle) is not None
@@ -58,7 +71,7 @@ def test_what_does_not_fit_is_left_aside(tiny_bundle: Bundle, monkeypatch: pytes
     assert optimized_graphs(tiny_bundle) is not None
     folder = cache_of(tiny_bundle) / "onnxruntime"
     sidecar = (folder / "manifest.json").read_text()
-    for text in ("{", "[]", "{}"):
+    for text in ("{", "[]", "{}", "[" * 100_000):
         (folder / "manifest.json").write_text(text)
         assert optimized_graphs(tiny_bundle) is None
     (folder / "manifest.json").write_text(sidecar)

@@ -170,8 +170,10 @@ def test_build(tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert not build(tiny_bundle, BuildOptions(force=True), SilentReport()).facts["reused"]
     assert load_engine("openvino", tiny_bundle).describe()["compiled model"] == "reused"
     elsewhere = build(tiny_bundle, BuildOptions(out=tmp_path / "out"), SilentReport())
-    assert {path.parent for path in elsewhere.files} == {tmp_path / "out" / "openvino-f32-b1"}
-    # A folder that was named may hold another bundle's.
+    assert {path.parent for path in elsewhere.files} == {
+        cache_of(tiny_bundle, tmp_path / "out") / "openvino-f32-b1"
+    }
+    # A cache that was named may hold another bundle's.
     facts = replace(tiny_bundle.manifest.search, sha256="0" * 64)
     other = Bundle(tiny_bundle.path, replace(tiny_bundle.manifest, search=facts))
     assert not build(other, BuildOptions(out=tmp_path / "out"), SilentReport()).facts["reused"]

@@ -40,6 +40,15 @@ def test_only_sequences_that_all_trackers_have_are_compared() -> None:
     assert "left out, because another tracker lacks them: first 1" in comparison_notes(compared)[0]
 
 
+def test_the_number_of_a_row_is_its_rank() -> None:
+    compared = three_trackers()
+    tables = comparison_tables(compared, Console(width=160))
+    for protocol, table in zip(compared.protocols, tables, strict=False):
+        numbers, labels = (list(column.cells) for column in table.columns[:2])
+        assert numbers == ["1", "2", "3"]
+        assert labels == [row.label for row in compared.ranking(protocol)]
+
+
 def test_the_best_comes_first_and_numberless_trackers_last() -> None:
     compared = three_trackers()
     for protocol in compared.protocols:

@@ -34,7 +34,9 @@ def test_a_part_keeps_the_order() -> None:
     assert [s.name for s in Shard(1, 1).take(sequences)] == ["z", "a", "x"]
 
 
-@pytest.mark.parametrize("text", ["0/2", "3/2", "1", "1/0", "a/b", "-1/2", "1/2/3"])
+@pytest.mark.parametrize(
+    "text", ["1/1000000000", "1/" + "9" * 5000, "0/2", "3/2", "1", "1/0", "a/b", "-1/2", "1/2/3"]
+)
 def test_a_part_that_cannot_be(text: str) -> None:
     with pytest.raises(UsageError, match="from 1 to N"):
         Shard.parse(text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -130,3 +131,12 @@ def test_a_fixed_batch_and_a_folder_of_something_else_are_refused(tmp_path: Path
     (tmp_path / "mine/thesis.txt").write_text("years of work")
     with pytest.raises(UserError, match="is not such a repository"):
         export_repository(bundle, tmp_path / "mine")
+
+
+def test_a_repository_with_further_files_is_not_replaced(repository: Path, tmp_path: Path) -> None:
+    made = Path(shutil.copytree(repository, tmp_path / "models"))
+    assert export_repository(open_bundle(), made).path == made
+    (made / "another").mkdir()
+    (made / "another" / "config.pbtxt").write_text("mine")
+    with pytest.raises(UserError, match=r"another/config\.pbtxt in it is not part of it"):
+        export_repository(open_bundle(), made)

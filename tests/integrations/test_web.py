@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import json
+import tarfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -218,11 +219,31 @@ def test_the_graphs_are_copied_unchanged_and_nothing_else_is_overwritten(tmp_pat
     assert (site.path / "bundle/search.onnx").read_bytes() == bundle.search_path.read_bytes()
     assert "MIT License" in (site.path / "onnxruntime-web/LICENSE").read_text()
     assert export_site(bundle, tmp_path / "site", package).files == site.files  # again, over itself
+    (site.path / "other.html").write_text("mine")
+    with pytest.raises(UserError, match=r"other\.html in it is not part of it"):
+        export_site(bundle, site.path, package)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.txt").write_text("years of work")
     with pytest.raises(UserError, match="is not such a site"):
         export_site(bundle, tmp_path / "mine", package)
     assert (tmp_path / "mine/thesis.txt").exists()
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "[]", "\xff"])
+def test_a_description_that_is_none(text: str, tmp_path: Path) -> None:
+    package = _package(tmp_path / "package")
+    (package / "package.json").write_text(text, "latin-1")
+    with pytest.raises(UserError, match=r"package\.json"):
+        find_runtime(package)
+
+
+def test_an_archive_that_is_cut_short(tmp_path: Path) -> None:
+    path = tmp_path / "package.tgz"
+    with tarfile.open(path, "w:gz") as archive:
+        archive.add(_package(tmp_path / "package"), "package")
+    path.write_bytes(path.read_bytes()[:-60])
+    with pytest.raises(UserError, match="is not the npm package"):
+        find_runtime(path)
 
 
 def test_another_version_and_no_npm_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

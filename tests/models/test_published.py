@@ -15,7 +15,7 @@ import yaml
 from tiny import TINY, lively_network
 
 from sttrack_deploy.errors import UserError
-from sttrack_deploy.models.config import PRESETS
+from sttrack_deploy.models.config import PRESETS, ModelConfig
 from sttrack_deploy.models.network import STTrack
 from sttrack_deploy.models.published import config_from_yaml, load_published, published_keys
 
@@ -233,6 +233,15 @@ def write_yaml(tmp_path: Path, data: Any) -> Path:
 
 def test_the_published_experiment_is_the_r50_preset(tmp_path: Path) -> None:
     assert config_from_yaml(write_yaml(tmp_path, EXPERIMENT)) == PRESETS["sttrack-r50"]
+
+
+def test_a_file_s_name_becomes_a_plain_one(tmp_path: Path) -> None:
+    """It becomes the bundle's, which must be safe as a folder's name."""
+    path = tmp_path / "my exp (1).yaml"
+    write_yaml(tmp_path, EXPERIMENT).rename(path)
+    assert config_from_yaml(path).name == "my-exp-1"
+    with pytest.raises(UserError, match="name is a plain name"):
+        ModelConfig(name="../../x")
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,10 @@ def test_bad_files(tiny_network: STTrack, tmp_path: Path) -> None:
     path.write_bytes(b"\x08\0\0\0\0\0\0\0garbage!")
     with pytest.raises(UserError, match="not a safetensors file"):
         load_weights(path)
+    for metadata in ({"config": "{broken"}, {"config": "[" * 100_000}, {"config": "[]"}):
+        save_file({"a": torch.zeros(1)}, str(path), metadata)
+        with pytest.raises(UserError, match=r"x\.safetensors"):
+            load_weights(path)
     save_file({"a": torch.zeros(1)}, str(path))
     with pytest.raises(UserError, match="not written by sttrack-deploy"):
         load_weights(path)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -112,3 +113,15 @@ def test_visible_where_neither_absent_nor_occluded() -> None:
 def test_usable_truth() -> None:
     truth = np.array([[0.0, 0, 1, 1], [0, 0, 0, 1], [np.nan] * 4, [0, 0, 1, np.inf]])
     assert usable_truth(truth).tolist() == [True, False, False, False]
+
+
+def test_a_folder_whose_name_is_not_utf8(tmp_path: Path) -> None:
+    """OpenCV's video reading crashed on it."""
+    odd = tmp_path / os.fsdecode(b"\xff\xfe")
+    write_sequence(tmp_path / "plain", "a", frames=3, video=True)
+    try:
+        (tmp_path / "plain").rename(odd)
+    except OSError:
+        pytest.skip("this file system takes no such names")
+    (sequence,) = read_folder(odd)
+    assert len(list(frames_of(sequence))) == 3

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -16,7 +15,7 @@ from live_frames import drain
 from servers import jpeg, send_motion_jpeg, serve_rtsp, tcp_server, transport_stream
 
 from sttrack_deploy.errors import UserError
-from sttrack_deploy.video import live, source
+from sttrack_deploy.video import live
 from sttrack_deploy.video.decoded import DisplayedImage
 from sttrack_deploy.video.frames import SourceInfo
 from sttrack_deploy.video.live import LiveOptions, LiveSource, Received
@@ -353,35 +352,3 @@ def test_udp() -> None:
     assert not problem
     assert frames
     assert frames[0].image.shape == (*SIZE, 3)
-
-
-def test_a_pipe_ends_and_nothing_is_wrong(tmp_path: Path) -> None:
-    reading, writing = os.pipe()
-    data = transport_stream(30)
-
-    def send() -> None:
-        with os.fdopen(writing, "wb") as file:
-            file.write(data)
-
-    thread = threading.Thread(target=send, daemon=True)
-    thread.start()
-    options = LiveOptions(every_frame=True)
-    opened = source._open_pipe(f"pipe:{reading}", "standard input", "stdin", 0, None, None, options, None)
-    frames, problem = drain(opened)
-    thread.join(5)
-    os.close(reading)
-    assert not problem
-    assert len(frames) == 30
-
-
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no FIFOs here")
-def test_a_named_pipe(tmp_path: Path) -> None:
-    fifo = tmp_path / "camera.ts"
-    os.mkfifo(fifo)
-    data = transport_stream(30)
-    thread = threading.Thread(target=lambda: fifo.write_bytes(data), daemon=True)
-    thread.start()
-    frames, problem = drain(open_source(str(fifo), live=LiveOptions(every_frame=True)))
-    thread.join(5)
-    assert not problem
-    assert len(frames) == 30

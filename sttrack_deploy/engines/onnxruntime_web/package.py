@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 import tarfile
 import tempfile
+import zlib
 from pathlib import Path
 
 from sttrack_deploy.engines.cache import engine_cache
 from sttrack_deploy.errors import MissingDependencyError, UserError
 from sttrack_deploy.files import atomic_directory
+from sttrack_deploy.records import parse_json, read_text, show
 
 __all__ = ["FILES", "PACKAGE", "VERSION", "copy_runtime", "find_runtime"]
 
@@ -108,7 +109,7 @@ def _from_archive(path: Path) -> Path:
                         raise KeyError(member)
                     with file, (partial / name).open("wb") as out:
                         shutil.copyfileobj(file, out)
-        except (tarfile.TarError, KeyError, OSError) as error:
+        except (tarfile.TarError, KeyError, OSError, EOFError, zlib.error) as error:
             raise UserError(f"{path} is not the npm package {PACKAGE} {VERSION}: {error}") from error
         _check_version(partial / "package.json")
     return _kept()
@@ -130,9 +131,11 @@ def _checked(folder: Path) -> Path:
 
 
 def _check_version(path: Path) -> None:
-    data = json.loads(path.read_text(encoding="utf-8"))
+    data = parse_json(read_text(path, "the package's description"), str(path))
+    if not isinstance(data, dict):
+        raise UserError(f"{path} does not describe a package")
     name, version = data.get("name"), data.get("version")
     if (name, version) != (PACKAGE, VERSION):
         raise UserError(
-            f"{path} is of {name} {version}, not {PACKAGE} {VERSION}: npm pack {PACKAGE}@{VERSION}"
+            f"{path} is of {show(name)} {show(version)}, not {PACKAGE} {VERSION}: npm pack {PACKAGE}@{VERSION}"
         )

@@ -217,7 +217,7 @@ def compiled_graphs(
         threads: CPU threads for one inference; ``None`` for all.
         batch: targets for each call. Where the bundle's is dynamic, it is fixed to this: shapes that are known
             made eight targets 12% cheaper, and one 5%.
-        root: in place of the bundle's folder in the engine cache.
+        root: another engine cache.
         force: compile although what is there fits.
         must_keep: fail where the folder cannot be written.
         counters: count the time of each operation; the files are the same.
@@ -233,7 +233,7 @@ def compiled_graphs(
             f"(OpenVINO offers {', '.join(_capabilities(core))}); "
             f"{'use the fp32 bundle' if native(bundle) == 'bf16' else 'use --engine openvino'}"
         )
-    folder = (root or cache_of(bundle)) / f"openvino-{precision}-b{batch}"
+    folder = cache_of(bundle, root) / f"openvino-{precision}-b{batch}"
     properties = _properties(precision, threads)
     facts = {
         **_made_by(core),

@@ -92,7 +92,7 @@ def build(
     here = open_toolkit(flavor) if flavor.portable else open_platform(flavor)
     if flavor.portable:
         check_capabilities(here, options.compute_capabilities)
-    folder = options.out or plan_folder(bundle, flavor)
+    folder = plan_folder(bundle, flavor, options.out)
     if not options.force and (kept := _kept(folder, bundle, options, batch, here)) is not None:
         return BuiltEngine(_files(folder, kept), {**_facts(kept), "reused": True})
     job = _Job(here, bundle, options, batch, report, Stop())

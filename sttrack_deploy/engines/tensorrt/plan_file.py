@@ -114,9 +114,9 @@ class PlanManifest:
     schema: int = SCHEMA
 
 
-def plan_folder(bundle: Bundle, flavor: Flavor = TENSORRT) -> Path:
-    """The folder in the engine cache where the engine looks for this bundle's plans."""
-    return cache_of(bundle) / flavor.name
+def plan_folder(bundle: Bundle, flavor: Flavor = TENSORRT, root: Path | None = None) -> Path:
+    """The folder in the engine cache (or another one) where the engine looks for this bundle's plans."""
+    return cache_of(bundle, root) / flavor.name
 
 
 def build_command(bundle: Bundle, flavor: Flavor, batch: BatchRange | None = None) -> str:

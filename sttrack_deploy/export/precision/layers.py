@@ -11,6 +11,7 @@ import onnx
 from onnx import TensorProto
 
 from sttrack_deploy.errors import UsageError
+from sttrack_deploy.records import read_text
 
 __all__ = ["Layer", "group_names", "macs_by_group", "members", "quantizable_layers", "read_groups"]
 
@@ -103,7 +104,7 @@ def read_groups(choice: str, layers: Sequence[Layer]) -> list[str]:
             f"--layers is all, backbone, auto or a file with one group a line, not {choice!r}; "
             f"the groups are: {', '.join(names)}"
         )
-    wanted = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    wanted = [line.strip() for line in read_text(path, "the groups").splitlines()]
     wanted = [line for line in wanted if line and not line.startswith("#")]
     unknown = [name for name in wanted if name not in names]
     if unknown:

@@ -11,7 +11,7 @@ import numpy as np
 
 from sttrack_deploy.bundle import CONFIDENCE, Bundle
 from sttrack_deploy.errors import MissingDependencyError, UserError
-from sttrack_deploy.files import atomic_directory
+from sttrack_deploy.files import atomic_directory, check_only
 from sttrack_deploy.integrations.triton.layout import (
     SEARCH,
     START,
@@ -84,6 +84,8 @@ def export_repository(bundle: Bundle, out: Path, options: ServerOptions | None =
     known = all((out / name / "config.pbtxt").is_file() for name in configs)
     if out.exists() and not known and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists and is not such a repository; choose another --out, or remove it")
+    models = [f"{name}/{file}" for name in configs for file in ("config.pbtxt", "1/model.onnx")]
+    check_only(out, ["client.py", *models], "such a repository")
     search = stateful_search(bundle)
     with atomic_directory(out) as partial:
         for name, config in configs.items():

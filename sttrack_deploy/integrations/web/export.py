@@ -12,7 +12,7 @@ from sttrack_deploy.bundle import MANIFEST, Bundle
 from sttrack_deploy.engines.onnxruntime_web.engine import STATIC as ENGINE_STATIC
 from sttrack_deploy.engines.onnxruntime_web.package import PACKAGE, copy_runtime, find_runtime
 from sttrack_deploy.errors import UserError
-from sttrack_deploy.files import atomic_directory
+from sttrack_deploy.files import atomic_directory, check_only
 
 __all__ = ["Site", "check_understood", "export_site"]
 
@@ -75,6 +75,10 @@ def export_site(bundle: Bundle, out: Path, runtime: Path | None = None) -> Site:
     known = (out / PAGE).is_file() and (out / "bundle" / MANIFEST).is_file()
     if out.exists() and not known and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists and is not such a site; choose another --out, or remove it")
+    static = [file.name for file in STATIC.iterdir()]
+    check_only(
+        out, [*static, "sttrack.js", f"{PACKAGE}/*", "bundle/*.onnx", f"bundle/{MANIFEST}"], "such a site"
+    )
     found = find_runtime(runtime)
     with atomic_directory(out) as partial:
         for file in sorted(STATIC.iterdir()):

@@ -6,7 +6,7 @@ import contextlib
 import io
 import json
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from sttrack_deploy.errors import UserError
 from sttrack_deploy.files import atomic_path
 from sttrack_deploy.models.training.recipe import Recipe
 
-__all__ = ["FOLDER", "OLD_NAME", "CheckpointFolder", "check_belongs", "unpack"]
+__all__ = ["FOLDER", "OLD_NAME", "CheckpointFolder", "check_belongs", "check_run_folder", "unpack"]
 
 FOLDER = "checkpoints"
 OLD_NAME = "last.pt"
@@ -80,6 +80,27 @@ class CheckpointFolder:
                 "start again"
             )
         return None
+
+
+def check_run_folder(run: Path, log: str, others: Collection[str], checkpoint: str = OLD_NAME) -> None:
+    """Whether a run may write there: what it would replace was written by a run.
+
+    Args:
+        log: file that a run writes first; others: what else it writes; checkpoint: where it is one file.
+
+    Raises:
+        UserError: a file of such a name is there, and no run.
+    """
+    if (run / checkpoint).is_file() or CheckpointFolder(run).files():
+        return
+    with contextlib.suppress(OSError), (run / log).open("rb") as file:
+        if file.read(5) == b"step,":  # killed before its first checkpoint
+            return
+    for name in (log, *others):
+        if (run / name).exists():
+            raise UserError(
+                f"{run / name} was not written by a training run, and would be replaced; choose another --out"
+            )
 
 
 def _read_whole(file: Path) -> bytes:

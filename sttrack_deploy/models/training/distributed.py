@@ -147,6 +147,7 @@ def launched_processes(device: str) -> Iterator[Processes]:
                 "so many is the most for --nproc_per_node"
             )
         device = f"cuda:{on_node}"
+    _check(device)
     if kind == "cuda":
         torch.cuda.set_device(device)
     if count == 1:
@@ -166,6 +167,14 @@ def launched_processes(device: str) -> Iterator[Processes]:
         raise
     finally:
         dist.destroy_process_group()
+
+
+def _check(device: str) -> None:
+    """Whether numbers can be put there and read back: not so on ``meta``, or where the driver is missing."""
+    try:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, NotImplementedError, AssertionError) as error:
+        raise UserError(f"there is no device {device!r} to train on: cpu, cuda or cuda:0 are") from error
 
 
 def _kind(device: str) -> str:

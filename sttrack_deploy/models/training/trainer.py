@@ -20,7 +20,12 @@ from torch import Tensor, nn
 
 from sttrack_deploy.errors import MissingDependencyError, UserError
 from sttrack_deploy.models.network import STTrack
-from sttrack_deploy.models.training.checkpoints import CheckpointFolder, check_belongs, unpack
+from sttrack_deploy.models.training.checkpoints import (
+    CheckpointFolder,
+    check_belongs,
+    check_run_folder,
+    unpack,
+)
 from sttrack_deploy.models.training.clips.batch import ClipBatch, ClipFeed, ClipSource, Prefetched, seeded
 from sttrack_deploy.models.training.distributed import ALONE, Processes, synchronize_batch_norm
 from sttrack_deploy.models.training.initialization import fresh_network
@@ -144,6 +149,8 @@ class Trainer:
             raise UserError(
                 f"{self.shares} shares cannot be divided among {self.processes.count} processes: --shares is a multiple"
             )
+        if self.processes.is_main:
+            check_run_folder(folder, LOG, (WEIGHTS, BEST, CURVES, STRIP))
         self.steps = recipe.length(self.shares)
         kind = torch.device(self.device).type
         network = initial or fresh_network(recipe.model, recipe.seed)

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sttrack_deploy.errors import UserError
+from sttrack_deploy.records import parse_number, read_text, show
 from sttrack_deploy.sequences.sequence import Numbering, VideoSequence
 
 __all__ = [
@@ -110,10 +111,9 @@ def read_lines(path: Path) -> list[str]:
     Raises:
         UserError: it cannot be read.
     """
-    try:
-        return path.read_text(encoding="utf-8-sig").rstrip().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {error}") from error
+    if path.exists() and not path.is_file():  # a FIFO would be waited for, a device never ends
+        raise UserError(f"cannot read the annotations {path}: it is not a file")
+    return read_text(path, "the annotations").rstrip().splitlines()
 
 
 def read_names(path: Path) -> list[str]:
@@ -132,14 +132,14 @@ def parse_box(line: str, where: str) -> list[float]:
     """
     columns = line.replace(",", " ").split()
     if len(columns) != 4:
-        raise UserError(f"{where} has {len(columns)} columns instead of 4 (x,y,w,h): {line!r}")
+        raise UserError(f"{where} has {len(columns)} columns instead of 4 (x,y,w,h): {show(line)}")
     try:
-        values = [float(column) for column in columns]
+        values = [parse_number(column) for column in columns]
     except ValueError:
-        raise UserError(f"{where} is not four numbers x,y,w,h: {line!r}") from None
+        raise UserError(f"{where} is not four numbers x,y,w,h: {show(line)}") from None
     finite = [math.isfinite(value) for value in values]
     if not (all(finite) or all(math.isnan(value) for value in values)):
-        raise UserError(f"{where} must be four finite numbers, or nan,nan,nan,nan where absent: {line!r}")
+        raise UserError(f"{where} must be four finite numbers, or nan,nan,nan,nan where absent: {show(line)}")
     return values
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sttrack_deploy.errors import UserError
+from sttrack_deploy.records import parse_number, show
 from sttrack_deploy.sequences.datasets.base import (
     DatasetReader,
     check_ends,
@@ -63,13 +64,13 @@ def region_box(line: str, where: str) -> tuple[float, float, float, float]:
     if line.startswith("m"):
         return _mask_box(line, where)
     try:
-        values = [float(value) for value in line.split(",")]
+        values = [parse_number(value) for value in line.split(",")]
     except ValueError:
-        raise UserError(f"{where} is not a region (x,y,w,h, a polygon or a mask): {line!r}") from None
+        raise UserError(f"{where} is not a region (x,y,w,h, a polygon or a mask): {show(line)}") from None
     if any(map(math.isnan, values)) or len(values) == 1:
         return _ABSENT
     if not all(map(math.isfinite, values)):
-        raise UserError(f"{where} must be finite: {line!r}")
+        raise UserError(f"{where} must be finite: {show(line)}")
     if len(values) == 4:
         return (values[0], values[1], values[2], values[3])
     if len(values) < 6 or len(values) % 2:

@@ -143,7 +143,12 @@ def test_parts_of_a_batch_average_to_the_whole() -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 @pytest.mark.parametrize(
-    ("device", "message"), [("cuda", "there is no CUDA device"), ("warp9", "there is no device 'warp9'")]
+    ("device", "message"),
+    [
+        ("cuda", "there is no CUDA device"),
+        ("warp9", "there is no device 'warp9'"),
+        ("meta", "there is no device 'meta'"),
+    ],
 )
 def test_a_device_that_is_not_there(device: str, message: str) -> None:
     with pytest.raises(UserError, match=message), launched_processes(device):

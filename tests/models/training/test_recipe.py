@@ -79,6 +79,8 @@ def test_all_tables_are_read(tmp_path: Path) -> None:
         ("[model]\nmemory_semantics = 'other'", "'other'"),
         ("[model]\nheads = 7", "must be divisible"),
         ("[optimizer]\nsteps = 'many'", "steps must be a whole number, not 'many'"),
+        ("[optimizer]\nsteps = 99999999999999999999999", "steps"),
+        ("[data]\nframes = " + "9" * 5000, "is not a TOML file"),
         ("[optimizer]\nsteps = true", "steps must be a whole number, not True"),
         ("[optimizer]\nsteps = 0", "one of steps and samples"),
         ("[optimizer]\nsteps = 5\nsamples = 5", "one of steps and samples"),

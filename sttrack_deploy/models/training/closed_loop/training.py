@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sttrack_deploy.files import atomic_path
 from sttrack_deploy.models.dense_network import DenseSTTrack
+from sttrack_deploy.models.training.checkpoints import check_run_folder
 from sttrack_deploy.models.training.clips.real.video_clips import Track
 from sttrack_deploy.models.training.clips.synthetic.image_bank import SpriteSampler
 from sttrack_deploy.models.training.closed_loop.following import Features, Terms, follow
@@ -24,6 +25,7 @@ from sttrack_deploy.models.training.closed_loop.worlds import PhotographWorld, V
 __all__ = ["CHECKPOINT", "ClosedLoopRecipe", "Material", "train"]
 
 CHECKPOINT = "checkpoint.pt"
+LOG = "log.csv"
 
 TRAINED = (
     "embed",
@@ -109,6 +111,7 @@ def train(
         report: is given a line of text now and then.
         until: stop, saved, after this step.
     """
+    check_run_folder(folder, LOG, ("weights.safetensors",), CHECKPOINT)
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / CHECKPOINT
     trained = {n: p for n, p in network.named_parameters() if n.startswith(TRAINED)}
@@ -166,7 +169,7 @@ def train(
         if step % report_every == 0 or step == end:
             now = time.monotonic()
             figures = np.mean(seen, axis=0)
-            _log(folder / "log.csv", step, samples, rate, figures)
+            _log(folder / LOG, step, samples, rate, figures)
             names = ("box", "place", "confidence", "IoU", "away", "correct", "gradient")
             shown = "  ".join(f"{n} {v:.3f}" for n, v in zip(names, figures, strict=True))
             report(

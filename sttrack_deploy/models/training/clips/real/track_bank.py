@@ -175,7 +175,7 @@ def _read(path: Path, key: str) -> TrackIndex | None:
         }
         lacking = {name: (why, file) for name, (why, file) in header["lacking"].items()}
         return TrackIndex(lacking=lacking, **arrays)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

@@ -87,7 +87,7 @@ def _build(annotations: Path, images: Path) -> TrackIndex:
         objects = [o for o in data["annotations"] if not o.get("iscrowd") and min(o["bbox"][2:]) > 0]
         labels = [names[o["image_id"]] for o in objects]
         boxes = np.array([o["bbox"] for o in objects], np.float32).reshape(-1, 4)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{annotations} is not a file of COCO's annotations: {error!r}") from error
     there = {entry.name for entry in images.iterdir()}
     missing = sorted(set(labels) - there)

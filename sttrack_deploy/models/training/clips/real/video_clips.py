@@ -19,6 +19,7 @@ import numpy.typing as npt
 from sttrack_deploy.errors import UserError
 from sttrack_deploy.models.training.clips.real.track_bank import VISIBLE, UnreadableImageError
 from sttrack_deploy.models.training.clips.synthetic.image_bank import Split
+from sttrack_deploy.records import parse_number
 from sttrack_deploy.sequences.sequence import VIDEO_SUFFIXES
 from sttrack_deploy.video.image_folder import image_files
 from sttrack_deploy.video.reader import open_video
@@ -221,7 +222,9 @@ def _read_boxes(path: Path) -> FloatArray:
     """float64 ``(lines, 4)``."""
     lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     try:
-        boxes = np.array([[float(v) for v in line.replace(",", " ").split()] for line in lines], np.float64)
+        boxes = np.array(
+            [[parse_number(v) for v in line.replace(",", " ").split()] for line in lines], np.float64
+        )
     except ValueError:
         boxes = np.empty((0, 0))
     if boxes.ndim != 2 or boxes.shape[1:] != (4,):

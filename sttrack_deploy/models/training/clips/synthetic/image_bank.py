@@ -35,6 +35,7 @@ from sttrack_deploy.models.training.clips.synthetic.sprites import (
     segment_box,
     segment_middle,
 )
+from sttrack_deploy.records import parse_number
 
 __all__ = ["ImageBank", "Split", "SpriteSampler", "load_image_bank"]
 
@@ -230,7 +231,7 @@ def _parse_boxes(folder: Path, row: dict[str, str], scale: float) -> list[BoxArr
     boxes: list[BoxArray] = []
     for text in filter(None, (part.strip() for part in row["boxes"].split(";"))):
         try:
-            x, y, w, h = (float(v) * scale for v in text.split())
+            x, y, w, h = (parse_number(v) * scale for v in text.split())
         except ValueError:
             raise UserError(
                 f"{folder / 'index.csv'}: the box '{text}' of {row['path']} is not four numbers 'x y w h'"
