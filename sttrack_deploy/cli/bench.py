@@ -47,16 +47,18 @@ __all__ = ["main"]
 @subject_options
 @click.option("--source", type=PATH, help="Video or folder of images.  [default: the demo clip]")
 @click.option("--init-box", metavar="X,Y,W,H", help="Target on its first frame.")
-@click.option("--threads", type=THREADS, default=2, show_default=True, help="For engine and OpenCV.")
+@click.option(
+    "--threads", type=THREADS, default=2, show_default=True, help="CPU threads of the engine and of OpenCV."
+)
 @click.option(
     "--frames",
     type=click.IntRange(LEAST_FRAMES, MOST_FRAMES),
     default=60,
     show_default=True,
-    help="Frames of a turn.",
+    help="Frames per turn.",
 )
 @click.option(
-    "--rounds", type=click.IntRange(1, 10_000), default=10, show_default=True, help="Turns of each engine."
+    "--rounds", type=click.IntRange(1, 10_000), default=10, show_default=True, help="Turns per engine."
 )
 @click.option(
     "--targets", metavar="1,2,4,8", help="Also time the search step with so many targets in a batch."
@@ -64,14 +66,16 @@ __all__ = ["main"]
 @click.option("--long", "long_frames", type=click.IntRange(0, MOST_FRAMES), default=0, metavar="FRAMES",
               help="Also track this long, for cost and memory against the frame index (10000, say).")  # fmt: skip
 @click.option(
-    "--baseline", metavar="ENGINE", help="What ratios are to.  [default: torch if measured, else the first]"
+    "--baseline",
+    metavar="ENGINE",
+    help="Engine that ratios refer to.  [default: torch if measured, else the first]",
 )
 @click.option(
     "--seed",
     type=click.IntRange(0, 2**63 - 1),
     default=0,
     show_default=True,
-    help="Of the order in which engines take turns.",
+    help="Seed of the order in which engines take turns.",
 )
 @click.option("--profile", is_flag=True, help="Also show which operators of each engine its time goes to.")
 @json_option

@@ -68,7 +68,7 @@ NOT_OF_THE_SET = ("bundle", "out", "json_path", "overwrite")
     help="Folder of the set.  [default: calib/ and the bundle's name]",
 )
 @click.option(
-    "--samples", type=click.IntRange(1, 1_000_000), default=512, show_default=True, help="How many to record."
+    "--samples", type=click.IntRange(1, 1_000_000), default=512, show_default=True, help="Samples to record."
 )
 @click.option(
     "--starts",
@@ -78,7 +78,11 @@ NOT_OF_THE_SET = ("bundle", "out", "json_path", "overwrite")
     help="Tracks started in each sequence, for other templates; the first runs through all of it.",
 )
 @click.option(
-    "--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Of the choice."
+    "--seed",
+    type=click.IntRange(0, 2**63 - 1),
+    default=0,
+    show_default=True,
+    help="Seed of the choice of samples.",
 )
 @bundle_option
 @click.option(
@@ -86,7 +90,7 @@ NOT_OF_THE_SET = ("bundle", "out", "json_path", "overwrite")
     type=click.Choice(list(BACKENDS)),
     default=DEFAULT_BACKEND,
     show_default=True,
-    help="Back end that tracks; it must show its state.",
+    help="Back end that tracks; it must export its state.",
 )
 @click.option(
     "--threads",

@@ -158,7 +158,9 @@ def _no_layouts(_: click.Context, __: click.Parameter, value: str | None) -> Non
     },
 )
 @click.argument("bundle", type=FOLDER)
-@click.option("--precision", type=click.Choice(CONVERTED), required=True, help="Of the new bundle's graphs.")
+@click.option(
+    "--precision", type=click.Choice(CONVERTED), required=True, help="Precision of the new bundle's graphs."
+)
 @click.option("--out", type=PATH, help="Folder of the new bundle.  [default: BUNDLE-PRECISION]")
 @conversion_options()
 @command

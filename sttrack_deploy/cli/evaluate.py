@@ -179,7 +179,7 @@ CONFIG_FILE = Path("sttrack-datasets.toml")
     type=click.Choice(list(LAYOUTS)),
     default=DEFAULT_LAYOUT.name,
     show_default=True,
-    help="Whose files --out writes.",
+    help="Toolkit whose file layout --out writes.",
 )
 @click.option("--integer-boxes", is_flag=True, help="Truncate boxes to whole pixels, as older tools do.")
 @click.option("--restart", is_flag=True, help="Run finished sequences again.")
@@ -193,7 +193,7 @@ CONFIG_FILE = Path("sttrack-datasets.toml")
     type=click.IntRange(1, 1024),
     default=1,
     show_default=True,
-    help="Processes, a sequence each.",
+    help="Worker processes; each runs one sequence at a time.",
 )
 @click.option("--shard", "shard_text", metavar="I/N", help="Only part I of N, for N machines; then: merge.")
 @json_option

@@ -26,7 +26,7 @@ __all__ = ["merge_command", "pack_command"]
 
 @click.command("merge", context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("parts", nargs=-1, required=True, type=PATH)
-@click.option("--out", type=FOLDER, required=True, help="Where all results go.")
+@click.option("--out", type=FOLDER, required=True, help="Folder for the merged results.")
 @command
 def merge_command(parts: tuple[Path, ...], out: Path) -> None:
     """Put the result files of several machines (sttrack-eval --shard I/N --out PART) into one folder.
@@ -41,10 +41,14 @@ def merge_command(parts: tuple[Path, ...], out: Path) -> None:
 @click.command("pack", context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("results", type=PATH)
 @click.option(
-    "--format", "format_name", type=click.Choice(list(FORMATS)), required=True, help="The server it is for."
+    "--format",
+    "format_name",
+    type=click.Choice(list(FORMATS)),
+    required=True,
+    help="The evaluation server it is for.",
 )
 @click.option("--data", type=PATH, help="The test set's folder, to check against.")
-@click.option("--tracker", metavar="LABEL", help="Which one, if RESULTS holds several.")
+@click.option("--tracker", metavar="LABEL", help="Tracker to take, if RESULTS holds several.")
 @click.option(
     "--zip",
     "archive",

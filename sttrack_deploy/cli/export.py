@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     type=click.Choice(["fp32", *CONVERTED]),
     default="fp32",
     show_default=True,
-    help="Of the graphs. Others than fp32 are made as sttrack-convert makes them, and take its options.",
+    help="Precision of the graphs. Others than fp32 are made as sttrack-convert makes them, and take its options.",
 )
 @click.option(
     "--from",
@@ -69,7 +69,7 @@ if TYPE_CHECKING:
 @click.option("--batch", default="1", show_default=True, metavar="N|dynamic", help="Targets for each call.")
 @click.option("--opset", type=click.IntRange(18, 20), help="ONNX opset, 18 to 20.  [default: 20]")
 @click.option(
-    "--license", "license_name", default="unknown", show_default=True, help="Licence of the weights."
+    "--license", "license_name", default="unknown", show_default=True, help="License of the weights."
 )
 @click.option("--no-validate", is_flag=True, help="Skip the comparison with PyTorch.")
 @click.option(

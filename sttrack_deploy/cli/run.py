@@ -138,9 +138,11 @@ OF_A_LIST |= {"overwrite", "bundle", "engine", "threads", *TRACKING_NAMES}
 @click.option(
     "--codec",
     type=click.Choice(["h264", "av1", "mpeg4"]),
-    help="Of the video.  [default: h264; av1 in .webm, mpeg4 in .avi]",
+    help="Codec of the video.  [default: h264; av1 in .webm, mpeg4 in .avi]",
 )
-@click.option("--quality", type=click.IntRange(0, 100), default=75, show_default=True, help="Of the video.")
+@click.option(
+    "--quality", type=click.IntRange(0, 100), default=75, show_default=True, help="Quality of the video."
+)
 @click.option(
     "--keep-audio/--no-audio",
     default=True,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sttrack_deploy.models.network import STTrack
     from sttrack_deploy.models.training.recipe import Recipe
     from sttrack_deploy.models.training.trainer import Trainer
-    from sttrack_deploy.models.training.training_log import Progress
+    from sttrack_deploy.models.training.training_log import LogLine
 
 
 MANY_CORES = 4
@@ -51,9 +51,13 @@ MUCH_WAITING = 0.2
 @click.option(
     "--backbone", type=FILE, help="Start the ResNet from a classifier's weights (torchvision's .pth)."
 )
-@click.option("--until", type=click.IntRange(1, MOST_FRAMES), help="Stop at this step; resume later.")
 @click.option(
-    "--minutes", type=FiniteFloat(0, min_open=True, max=1e9), help="Stop after this time; resume later."
+    "--until", type=click.IntRange(1, MOST_FRAMES), help="Stop at this step; the same command resumes."
+)
+@click.option(
+    "--minutes",
+    type=FiniteFloat(0, min_open=True, max=1e9),
+    help="Stop after this time; the same command resumes.",
 )
 @click.option("--device", help="torch device.  [default: cuda if there is one, else cpu]")
 @click.option("--threads", type=THREADS, help="CPU threads.  [default: all]")
@@ -75,22 +79,26 @@ MUCH_WAITING = 0.2
     type=click.IntRange(1, MOST_FRAMES),
     default=50,
     show_default=True,
-    help="Steps a log line.",
+    help="Steps between log lines.",
 )
 @click.option(
     "--validate-every",
     type=click.IntRange(1, MOST_FRAMES),
     default=1000,
     show_default=True,
-    help="Steps; with a checkpoint.",
+    help="Steps between validations; each writes a checkpoint.",
 )
 @click.option(
-    "--validation-clips", type=click.IntRange(2, 100_000), default=128, show_default=True, help="Held out."
+    "--validation-clips",
+    type=click.IntRange(2, 100_000),
+    default=128,
+    show_default=True,
+    help="Held-out clips of a validation.",
 )
 @click.option(
-    "--keep", type=click.IntRange(1, 10_000), default=3, show_default=True, help="Checkpoints that stay."
+    "--keep", type=click.IntRange(1, 10_000), default=3, show_default=True, help="Checkpoints to keep."
 )
-@click.option("--tensorboard", is_flag=True, help="Write TensorBoard's log too.")
+@click.option("--tensorboard", is_flag=True, help="Also write a TensorBoard log.")
 @click.option("--changed-recipe", is_flag=True, help="Go on although the recipe is not the run's any more.")
 @command
 def main(
@@ -294,8 +302,8 @@ class _Display(contextlib.AbstractContextManager["_Display"]):
     """Log lines, and a bar below them."""
 
     def __init__(self, trainer: Trainer, until: int | None) -> None:
-        self.last: Progress | None = None
-        self.validated: Progress | None = None
+        self.last: LogLine | None = None
+        self.validated: LogLine | None = None
         columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self._bar = ProgressBar(*columns, console=console)
         self._task = self._bar.add_task("", total=until or trainer.steps, completed=trainer.step)
@@ -310,7 +318,7 @@ class _Display(contextlib.AbstractContextManager["_Display"]):
     def close(self) -> None:
         self._bar.stop()
 
-    def show(self, line: Progress) -> None:
+    def show(self, line: LogLine) -> None:
         self.last = line
         self.validated = line if line.validation else self.validated
         self._bar.update(self._task, completed=line.step)

@@ -153,7 +153,7 @@ _TRACKING_OPTIONS = (
     click.option(
         "--max-growth",
         type=FiniteFloat(1, 100),
-        help="How often the usual search region's side that region gets at most.",
+        help="Largest side of that region, in multiples of the usual search region's.",
     ),
     click.option(
         "--reliable-above",
@@ -210,7 +210,7 @@ json_option = click.option(
     "--json",
     "json_path",
     type=NamedPath(dir_okay=False, allow_dash=True),
-    help="Write everything for programs; - for standard output.",
+    help="Write all results as JSON; - for standard output.",
 )
 
 

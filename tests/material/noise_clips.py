@@ -15,7 +15,7 @@ from sttrack_deploy.models.training.losses import LossWeights
 from sttrack_deploy.models.training.optimizer import OptimizerRecipe
 from sttrack_deploy.models.training.recipe import Recipe
 from sttrack_deploy.models.training.trainer import RunOptions, Trainer
-from sttrack_deploy.models.training.training_log import Progress
+from sttrack_deploy.models.training.training_log import LogLine
 
 
 class NoiseClips:
@@ -45,10 +45,10 @@ def noise_recipe(steps: int = 8, clips: int = 2, dropout: float = 0.0, **optimiz
 
 def train(
     recipe: Recipe, folder: Path, options: RunOptions | None = None, source: Any = None, **run: Any
-) -> tuple[Trainer, list[Progress]]:
+) -> tuple[Trainer, list[LogLine]]:
     """Train in a folder; ``run`` goes to :meth:`Trainer.run`. The trainer, and the lines of the log."""
     trainer = Trainer(recipe, source or NoiseClips(), folder, options=options or RunOptions())
-    lines: list[Progress] = []
+    lines: list[LogLine] = []
     trainer.run(lines.append, **{"report_every": 1, **run})
     return trainer, lines
 

@@ -35,8 +35,8 @@ from sttrack_deploy.models.training.recipe import Recipe
 from sttrack_deploy.models.training.training_log import (
     CURVES,
     LOG,
+    LogLine,
     Meter,
-    Progress,
     TrainingLog,
     Validation,
     draw_curves,
@@ -171,7 +171,7 @@ class Trainer:
 
     def run(
         self,
-        report: Callable[[Progress], None],
+        report: Callable[[LogLine], None],
         until: int | None = None,
         report_every: int = 50,
         validate_every: int = 1000,

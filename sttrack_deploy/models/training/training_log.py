@@ -30,8 +30,8 @@ __all__ = [
     "CURVES",
     "LOG",
     "TENSORBOARD",
+    "LogLine",
     "Meter",
-    "Progress",
     "TrainingLog",
     "Validation",
     "draw_curves",
@@ -52,7 +52,7 @@ class Validation:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class LogLine:
     """One line of the log; means since the line before, over all processes.
 
     Attributes:
@@ -132,7 +132,7 @@ class TrainingLog:
                 ) from error
             self.writer = module.SummaryWriter(str(folder / TENSORBOARD), purge_step=step + 1)
 
-    def write(self, line: Progress) -> None:
+    def write(self, line: LogLine) -> None:
         """Add a line."""
         row: dict[str, Any] = {name: getattr(line, name) for name in _FORMATS}
         if line.validation:
@@ -225,7 +225,7 @@ class Meter:
         self._skipped += skipped
         self._in_a_row = (self._in_a_row + 1) * skipped
 
-    def line(self, step: int, steps: int, learning_rate: float, validation: Validation | None) -> Progress:
+    def line(self, step: int, steps: int, learning_rate: float, validation: Validation | None) -> LogLine:
         """The line of the log after ``step`` of ``steps``; all processes call it. The sums start again.
 
         Raises:
@@ -242,7 +242,7 @@ class Meter:
                 f"the gradient was not finite for {int(sums[-1])} steps up to step {step}: lower learning_rate, or "
                 "choose autocast = 'none'; the last checkpoint is from before"
             )
-        line = Progress(
+        line = LogLine(
             step=step,
             steps=steps,
             loss=float(terms.total),

@@ -18,7 +18,7 @@ from sttrack_deploy.models.training import trainer as trainer_module
 from sttrack_deploy.models.training.clips.batch import ClipBatch
 from sttrack_deploy.models.training.distributed import launched_processes
 from sttrack_deploy.models.training.trainer import RunOptions, Trainer
-from sttrack_deploy.models.training.training_log import Progress
+from sttrack_deploy.models.training.training_log import LogLine
 
 
 class Interrupting(NoiseClips):
@@ -48,7 +48,7 @@ def main(out: str, recipe: str, run: str, rank: str = "-1", step: str = "0") -> 
             options=RunOptions(processes=processes),
         )
 
-        def show(line: Progress) -> None:
+        def show(line: LogLine) -> None:
             print(json.dumps({"step": line.step, "loss": line.loss}), flush=True)
 
         try:

@@ -19,7 +19,7 @@ from sttrack_deploy.models.training.clips.batch import ClipBatch, ClipFeed, Pref
 from sttrack_deploy.models.training.distributed import Processes, launched_processes
 from sttrack_deploy.models.training.losses import LossWeights, grade
 from sttrack_deploy.models.training.trainer import RunOptions, Trainer
-from sttrack_deploy.models.training.training_log import Progress, read_log
+from sttrack_deploy.models.training.training_log import LogLine, read_log
 
 # Exactly or nearly no gradient reaches these, but its rounding errors do, which AdamW makes as large as any other:
 # biases before a batch norm or a softmax, and the window's penalty at the top of p (1 - p).
@@ -50,7 +50,7 @@ def test_two_processes_equal_one_with_twice_the_batch(tmp_path: Path) -> None:
     one = Trainer(
         noise_recipe(**recipe), NoiseClips(), tmp_path / "one", held_out, options=RunOptions(shares=2)
     )
-    lines: list[Progress] = []
+    lines: list[LogLine] = []
     one.run(lines.append, report_every=1, validate_every=2, until=4)
     losses = [json.loads(line)["loss"] for line in done.stdout.splitlines() if line.startswith("{")]
     assert losses == pytest.approx([line.loss for line in lines], rel=1e-4)

@@ -25,7 +25,7 @@ from sttrack_deploy.models.training.clips.synthetic.image_bank import ImageBank
 from sttrack_deploy.models.training.clips.synthetic.source import SyntheticSource
 from sttrack_deploy.models.training.recipe import read_recipe
 from sttrack_deploy.models.training.trainer import BEST, WEIGHTS, RunOptions, Trainer
-from sttrack_deploy.models.training.training_log import CURVES, Progress, read_log
+from sttrack_deploy.models.training.training_log import CURVES, LogLine, read_log
 from sttrack_deploy.models.training.validation import STRIP, SimilarityProbe, forward_clip
 from sttrack_deploy.models.weights import load_weights
 
@@ -99,7 +99,7 @@ def test_the_query_carries_gradient_through_time(truncate: int, reaches: bool) -
 def test_it_learns_what_it_is_shown(bank: ImageBank, tmp_path: Path) -> None:
     clip = SyntheticSource(bank, GEOMETRY).sample(4, 2, torch.Generator().manual_seed(3))
     trainer = Trainer(noise_recipe(50, clips=4, warmup=5), Fixed(clip), tmp_path, held_out=clip)
-    lines: list[Progress] = []
+    lines: list[LogLine] = []
     trainer.run(lines.append, report_every=10, validate_every=1000)
     assert lines[-1].loss < 0.6 * lines[0].loss
     assert lines[-1].iou > lines[0].iou + 0.2
@@ -124,7 +124,7 @@ def test_the_shipped_recipe_cut_short_learns(bank: ImageBank, tmp_path: Path) ->
     geometry = ClipGeometry(m.template_size, m.template_factor, m.search_size, m.search_factor, m.stride)
     source = SyntheticSource(bank, geometry)
     held_out = source.sample(16, 2, torch.Generator().manual_seed(99))
-    lines: list[Progress] = []
+    lines: list[LogLine] = []
     Trainer(recipe, source, tmp_path, held_out=held_out).run(lines.append, report_every=10, validate_every=10)
     first, last = lines[0].validation, lines[-1].validation
     assert first is not None

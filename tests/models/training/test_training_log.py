@@ -17,7 +17,7 @@ from sttrack_deploy.models.training.training_log import (
     COLUMNS,
     LOG,
     TENSORBOARD,
-    Progress,
+    LogLine,
     TrainingLog,
     Validation,
     draw_curves,
@@ -25,7 +25,7 @@ from sttrack_deploy.models.training.training_log import (
 )
 from sttrack_deploy.models.training.validation import Predictions, draw_validation_strip, grade_predictions
 
-LINE = Progress(
+LINE = LogLine(
     step=10,
     steps=100,
     loss=3.25,
