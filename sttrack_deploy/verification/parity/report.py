@@ -88,7 +88,7 @@ def _measured(result: DeploymentParity) -> dict[str, Any]:
         "gate": dataclasses.asdict(GATES[result.deployment.precision]),
         "closed_loop": {
             "mean_iou": agreement.mean_iou,
-            "mean_iou_before_parting": agreement.mean_iou_before_divergence,
+            "mean_iou_before_divergence": agreement.mean_iou_before_divergence,
             "mean_iou_on_target": agreement.mean_iou_on_target,
             "mean_iou_both_on_target": agreement.mean_iou_followed,
             "share_lost": agreement.lost,
@@ -119,7 +119,7 @@ def _measured(result: DeploymentParity) -> dict[str, Any]:
             "state": replayed.growth.state.tolist(),
         },
         "tolerance": result.tolerance,
-        "parting": None if result.divergence is None else dataclasses.asdict(result.divergence),
+        "divergence": None if result.divergence is None else dataclasses.asdict(result.divergence),
         "note": result.note,
     }
 

@@ -54,7 +54,7 @@ def test_the_first_prediction_is_the_truth() -> None:
     assert numbers([APART, BOX], [BOX, BOX])["auc"] == 1.0
 
 
-def test_empty_predictions_are_not_mended() -> None:
+def test_empty_predictions_are_not_fixed() -> None:
     result = curves([BOX, BOX, [6.0, 6.0, 0.0, 0.0]], [BOX] * 3)
     assert result.success[1] == pytest.approx(2 / 3)
     assert result.precision[0] == 1.0
