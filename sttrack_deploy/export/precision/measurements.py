@@ -49,12 +49,14 @@ class TensorRange:
 
     Attributes:
         absmax: largest magnitude seen.
+        lowest: smallest value seen, at most 0.
         counts: int64 ``(BINS,)``, how many values had a magnitude in each bin of ``0..top``; empty if no
             histogram was asked for.
         top: upper edge of the last bin, a power of two.
     """
 
     absmax: float = 0.0
+    lowest: float = 0.0
     counts: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     top: float = 0.0
 
@@ -66,11 +68,13 @@ class TensorRange:
         """
         if not values.size:
             return
-        magnitude = np.abs(values.ravel().astype(np.float32, copy=False))
+        flat = values.ravel().astype(np.float32, copy=False)
+        magnitude = np.abs(flat)
         largest = float(magnitude.max())
         if not np.isfinite(largest):
             raise ValueError("a value is not finite")
         self.absmax = max(self.absmax, largest)
+        self.lowest = min(self.lowest, float(flat.min()))
         if not histogram:
             return
         if not self.counts.size:

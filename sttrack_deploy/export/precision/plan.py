@@ -72,6 +72,7 @@ class MeasuredGraph:
     Attributes:
         maxima: largest magnitude of each tensor.
         limits: thresholds by method, of what may be quantized.
+        lowest: smallest value of the same.
         factors: for smoothing, empty where there is nothing to smooth.
     """
 
@@ -79,6 +80,7 @@ class MeasuredGraph:
     layers: list[Layer]
     maxima: Mapping[str, float]
     limits: Mapping[Method, Mapping[str, float]]
+    lowest: Mapping[str, float]
     factors: Factors
 
     def quantized(self, groups: frozenset[str], way: Way, laid: Laid) -> onnx.ModelProto:
@@ -86,7 +88,7 @@ class MeasuredGraph:
         chosen = [layer for layer in self.layers if layer.group in groups]
         model = smooth(self.model, chosen, self.factors) if way.smooth else self.model
         limits, nodes = self.limits[way.method], [layer.node for layer in chosen]
-        return quantize(model, limits, nodes, laid.layout, per_channel=laid.per_channel)
+        return quantize(model, limits, nodes, laid.layout, lowest=self.lowest, per_channel=laid.per_channel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +171,7 @@ def _measured_graph(
     options, threads = job.options, job.options.threads
     if not options.quantizes:
         ranges = measure_ranges(model, feeds, threads=threads, progress=job.progress)
-        return MeasuredGraph(model, [], {name: r.absmax for name, r in ranges.items()}, {}, {})
+        return MeasuredGraph(model, [], {name: r.absmax for name, r in ranges.items()}, {}, {}, {})
     layers = quantizable_layers(model)
     nodes = [layer.node for layer in layers]
     factors = smoothing_factors(model, layers, some, threads) if some else {}
@@ -178,7 +180,9 @@ def _measured_graph(
     ranges = measure_ranges(smoothed, feeds, wanted, threads, job.progress)
     methods = [m for m in METHODS if options.method in ("auto", m)]
     limits = {m: {n: r.threshold(m) for n, r in ranges.items() if r.counts.size} for m in methods}
-    return MeasuredGraph(model, layers, {name: r.absmax for name, r in ranges.items()}, limits, factors)
+    lowest = {name: r.lowest for name, r in ranges.items() if r.counts.size}
+    maxima = {name: r.absmax for name, r in ranges.items()}
+    return MeasuredGraph(model, layers, maxima, limits, lowest, factors)
 
 
 def make_plan(measured: Measured) -> Plan:

@@ -165,3 +165,69 @@ def test_a_product_of_activations_is_left_alone() -> None:
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
     assert quantizable_layers(model) == []
+
+
+def convolutions(clip: float | None) -> onnx.ModelProto:
+    """Two 1 x 1 convolutions, with a depthwise one and a ReLU (up to ``clip``, where it is given) between them."""
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 4, 6, 6]) for n in ("x", "y")]
+    draws = np.random.default_rng(1)
+    weights = {
+        "w1": draws.normal(size=(4, 4, 1, 1)),
+        "wd": draws.normal(size=(4, 1, 3, 3)),
+        "w2": draws.normal(size=(4, 4, 1, 1)),
+        "zero": np.array(0.0),
+        "top": np.array(clip or 0.0),
+    }
+    relu = helper.make_node("Relu", ["a"], ["b"], name="relu")
+    cut = helper.make_node("Clip", ["a", "zero", "top"], ["b"], name="relu")
+    nodes = [
+        helper.make_node("Conv", ["x", "w1"], ["a"], name="first"),
+        relu if clip is None else cut,
+        helper.make_node("Conv", ["b", "wd"], ["c"], name="depthwise", group=4, pads=[1, 1, 1, 1]),
+        helper.make_node("Conv", ["c", "w2"], ["y"], name="last"),
+    ]
+    constants = [numpy_helper.from_array(v.astype(np.float32), n) for n, v in weights.items()]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], constants)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+def test_depthwise_convolutions_stay_in_float() -> None:
+    assert [layer.node for layer in quantizable_layers(convolutions(None))] == ["first", "last"]
+
+
+@pytest.mark.parametrize("clip", [None, 6.0])
+def test_a_relu_is_the_saturation_also_where_it_ends_at_six(clip: float | None) -> None:
+    model = convolutions(clip)
+    limits = dict.fromkeys("xabcy", 8.0)
+    quantized = quantize(model, limits, ["first", "last"], "cpu", lowest={"x": 0.0, "c": -0.5})
+    assert "relu" not in [n.name for n in quantized.graph.node]
+    constants = {i.name: numpy_helper.to_array(i) for i in quantized.graph.initializer}
+    top = clip or 8.0
+    ranges = {
+        n.input[0]: (constants[n.input[1]].item(), constants[n.input[2]].item())
+        for n in quantized.graph.node
+        if n.op_type == "QuantizeLinear"
+    }
+    scales = {name: scale for name, (scale, _) in ranges.items()}
+    assert scales["x"] == pytest.approx(8.0 / 255)  # pixels
+    assert ranges["x"][1] == 0
+    assert scales["c"] == pytest.approx(8.5 / 255)
+    assert any(scale == pytest.approx(top / 255) for scale in scales.values())
+    feeds = {"x": np.random.default_rng(2).uniform(0, 8, (1, 4, 6, 6)).astype(np.float32)}
+    exact, close = (outputs(open_model(m, 1), feeds)["y"] for m in (model, quantized))
+    inside = np.abs(exact) < 7
+    assert np.abs(close - exact)[inside].mean() < 0.2
+
+
+def test_the_portable_layout_stays_symmetric() -> None:
+    quantized = quantize(
+        convolutions(6.0), dict.fromkeys("xabcy", 8.0), ["first"], "portable", lowest={"x": 0.0}
+    )
+    constants = {i.name: numpy_helper.to_array(i) for i in quantized.graph.initializer}
+    zeros = [
+        constants[n.input[2]]
+        for n in quantized.graph.node
+        if n.op_type.endswith("antizeLinear") and len(n.input) > 2
+    ]
+    assert zeros
+    assert not any(np.any(zero) for zero in zeros)
