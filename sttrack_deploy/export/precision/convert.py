@@ -289,7 +289,7 @@ def _write(gated: Gated, folder: Path) -> Written:
     )
     if plan.found is not None:
         write_report(folder, plan.found)
-    built = check_real_build(bundle) if job.options.real_build else None
+    built = check_real_build(bundle) if job.options.real_build and job.options.rounds_graphs else None
     if built is not None and not built.passed and not job.options.force:
         raise UserError(f"{built.name}: no: {built.detail}; report this with the command you typed")
     return Written(ratio, "" if built is None else f"{built.name}: {built.detail}")
