@@ -92,6 +92,8 @@ def command(function: F) -> F:
         try:
             with _stopped_like_interrupted():
                 made = function(*args, **options)
+                if sys.stdout is None:  # closed by whoever started us; nothing was printed then
+                    return made
                 sys.stdout.flush()  # what cannot be written is to be told, and not at exit, where nobody can
                 return made
         except (click.ClickException, click.exceptions.Exit, click.Abort):
@@ -114,6 +116,8 @@ def _explain(error: Exception) -> NoReturn:
         # The reader of our output went away; say nothing, and keep Python from saying it at exit.
         _forget_output()
         sys.exit(1)
+    if sys.stdout is None and isinstance(error, AttributeError):
+        _end("error: cannot write standard output: it is closed")
     if isinstance(error, ImportError):
         _end(f"error: {_explain_import(error)}")
     if isinstance(error, MemoryError):

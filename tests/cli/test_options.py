@@ -164,6 +164,24 @@ def test_what_a_bundle_brings_is_not_ignored_beside_from(option: tuple[str, str]
     assert f"leave {option[0]} out" in result.stderr
 
 
+@pytest.mark.parametrize(("body", "code"), [("pass", 0), ("click.echo", 0), ("sys.stdout.write('x')", 1)])
+def test_standard_output_that_is_closed(body: str, code: int) -> None:
+    program = f"""
+import sys
+import click
+from sttrack_deploy.terminal.program import command
+sys.stdout = None
+@click.command()
+@command
+def main():
+    {body}
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == code, done.stderr
+    assert "unexpected" not in done.stderr
+
+
 def test_threads_that_would_only_wait_are_not_made() -> None:
     assert THREADS.convert("2", None, None) == 2
     assert THREADS.convert("1024", None, None) < 1024 or (os.cpu_count() or 1) >= 1024
