@@ -155,7 +155,7 @@ def test_names_in_the_text_exist(page: Path) -> None:
         word = code.split()[0]
         if word in OTHER_TOOLS:
             continue
-        if re.fullmatch(r"sttrack-(?!deploy|nano|r50)[\w-]+", word):
+        if re.fullmatch(r"sttrack-(?!deploy|nano|r50|plain)[\w-]+", word):
             assert word in known, code
             own = {option for p in known[word].params for option in p.opts + p.secondary_opts}
             assert set(re.findall(r"--[\w-]+", code)) <= own, code

@@ -1,1 +1,1 @@
-"""The commands, one module each; :mod:`.common` holds what they share."""
+"""The commands, one module each; :mod:`sttrack_deploy.terminal` holds what they share."""

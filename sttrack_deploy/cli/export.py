@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--model", "preset_name", metavar="PRESET", help="sttrack-r50 or sttrack-nano.")
+@click.option("--model", "preset_name", metavar="PRESET", help="sttrack-r50, sttrack-nano or sttrack-plain.")
 @click.option("--config", "config_path", type=FILE, help="Published experiment file (YAML).")
 @click.option(
     "--checkpoint",

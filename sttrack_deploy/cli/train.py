@@ -49,7 +49,9 @@ MUCH_WAITING = 0.2
 @click.option("--init", type=FILE, help="Start from .safetensors weights or a published checkpoint.")
 @click.option("--config", type=FILE, help="Published experiment file (YAML); its network replaces [model].")
 @click.option(
-    "--backbone", type=FILE, help="Start the ResNet from a classifier's weights (torchvision's .pth)."
+    "--backbone",
+    type=FILE,
+    help="Start the backbone from such weights: torchvision's ResNet, or NanoTrack v3 (.pth).",
 )
 @click.option(
     "--until", type=click.IntRange(1, MOST_FRAMES), help="Stop at this step; the same command resumes."

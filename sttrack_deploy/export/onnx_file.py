@@ -21,7 +21,7 @@ __all__ = ["DEFAULT_OPSET", "OPSETS", "add_metadata", "build_onnx", "tensor_spec
 
 DEFAULT_OPSET = 20
 OPSETS = range(18, 21)
-"""torch's exporter gives valid graphs for these; 17 comes out invalid (reference/semantics.md)."""
+"""torch's exporter gives valid graphs for these; 17 comes out invalid (docs/semantics.md)."""
 
 _NO_FUSION = ("FusionGemm", "FusionGemmMul", "FusionGemmAdd")
 """onnxslim's Gemm fusions: one of them (0.1.98) leaves dangling inputs behind, and Gemm with reshapes around

@@ -1,4 +1,4 @@
-"""What a network is made of: one frozen dataclass, and the two presets."""
+"""What a network is made of: one frozen dataclass, and the presets."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ import contextlib
 import os
 import queue
 import shutil
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from sttrack_deploy.output_file import OutputFile
 from sttrack_deploy.video.frames import DEFAULT_FPS, Image, Note
 from sttrack_deploy.video.sound import SoundCopy
 
-__all__ = ["CODECS", "DEFAULT_QUALITY", "VIDEO_SUFFIXES", "VideoWriter", "check_codec"]
+__all__ = ["CODECS", "DEFAULT_QUALITY", "VIDEO_SUFFIXES", "VideoWriter", "check_codec", "scheduling_kept"]
 
 CODECS = ("h264", "av1", "mpeg4")
 DEFAULT_QUALITY = 75
@@ -244,6 +245,24 @@ class VideoWriter(OutputFile):
             self._encoding = None
 
 
+@contextlib.contextmanager
+def scheduling_kept() -> Iterator[None]:
+    """Keep threads ordinary ones: as root, SVT-AV1 makes its own and the one that opens it real-time (FIFO, 99).
+
+    They, and all processes started afterwards, would keep everybody else from the processor.
+    """
+    if sys.platform != "linux" or os.sched_getscheduler(0) != os.SCHED_OTHER:
+        yield
+        return
+    try:
+        yield
+    finally:
+        for thread in Path("/proc/self/task").iterdir():
+            with contextlib.suppress(OSError):  # it has ended
+                if os.sched_getscheduler(int(thread.name)) == os.SCHED_FIFO:
+                    os.sched_setscheduler(int(thread.name), os.SCHED_OTHER, os.sched_param(0))
+
+
 class _Encoding:
     """The encoder, the container and the sound of one file."""
 
@@ -301,7 +320,8 @@ class _Encoding:
         # cv2's conversion: BT.601, limited range.
         context.colorspace, context.color_range = 6, 1
         context.color_primaries, context.color_trc = 6, 6
-        context.open(strict=False)
+        with scheduling_kept():
+            context.open(strict=False)
         return stream
 
     def add(self, image: Image, seconds: float) -> None:

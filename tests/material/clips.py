@@ -13,6 +13,8 @@ import numpy.typing as npt
 from av.container import InputContainer, OutputContainer
 from av.video.reformatter import Interpolation
 
+from sttrack_deploy.video.writer import scheduling_kept
+
 BASE = Fraction(1, 90_000)
 SIZE = (64, 96)  # height, width
 
@@ -47,7 +49,7 @@ def write_clip(
     start: float = 0.0,
 ) -> Path:
     """Frames at those times in seconds, and a tone of the same length where ``audio`` names a codec."""
-    with av.open(f"file:{path}", "w", options=container_options or {}) as output:
+    with scheduling_kept(), av.open(f"file:{path}", "w", options=container_options or {}) as output:
         # Few losses, so that the level tells the index.
         sharp = {"crf": "1"} if codec in ("libx264", "libx265") else {"b": "4000000"}
         stream = output.add_stream(codec, rate=25, options=sharp | (options or {}))

@@ -4,6 +4,7 @@ import io
 import os
 import shutil
 import stat
+import sys
 import threading
 from fractions import Fraction
 from pathlib import Path
@@ -43,6 +44,17 @@ def write_until(path: Path, count: int, error: type[BaseException] | None = None
 def codec_of(path: Path) -> str:
     with av.open(str(path)) as container:
         return container.streams.video[0].codec_context.name
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads' scheduling is looked up as Linux has it")
+@pytest.mark.parametrize("codec", sorted(CODECS))
+def test_no_thread_becomes_a_real_time_one(codec: str, tmp_path: Path) -> None:
+    """SVT-AV1 does that as root; the process and all it starts would starve the machine."""
+    with VideoWriter(tmp_path / "a.mp4", 25, codec=codec) as video:
+        for index in range(3):
+            video.write(picture(index))
+            policies = {os.sched_getscheduler(int(t.name)) for t in Path("/proc/self/task").iterdir()}
+            assert policies == {os.SCHED_OTHER}
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ class LossWeights:
 
     Attributes:
         giou, l1: on the box of frames that show the target (published: 5 and 2, see
-            ``reference/semantics.md``: the published names are swapped).
+            ``docs/semantics.md``: the published names are swapped).
         corner: divergence of the corner maps from where the corners are; from the uniform map where the
             target is absent, which is what gives the confidence its meaning.
         foreground: which cells lie on the target, from their similarity to the temporal query.
