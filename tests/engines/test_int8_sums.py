@@ -52,7 +52,7 @@ def test_in_openvino(operator: str, activation: Any, float_weights: bool, tmp_pa
     assert {ran_in.get(name) for name in ("Convolution", "MatMul", "FullyConnected")} & {"i8", "u8"}
 
 
-def test_weights_keep_8_bits_where_sums_are_exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_keep_8_bits_where_sums_are_exact(tmp_path: Path) -> None:
     """The largest weight, 127, which 7 bits would make 126: a step less of the quantized output."""
     if int8_saturates(the_core()):
         pytest.skip("INT8 sums saturate on this CPU")
