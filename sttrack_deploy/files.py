@@ -21,6 +21,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from sttrack_deploy.errors import UserError
+from sttrack_deploy.locks import alone, lock
 
 if sys.platform != "win32":
     import fcntl
@@ -187,7 +188,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         _sweep(final.parent)
-        with temporary.open("wb") as file, _locked(file.fileno()):
+        with temporary.open("wb") as file:
+            lock(file.fileno())  # it says that its writer lives
             if final.exists():
                 with contextlib.suppress(OSError):
                     temporary.chmod(final.stat().st_mode & 0o777)
@@ -201,13 +203,21 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def atomic_directory(path: Path) -> Iterator[Path]:
+def atomic_directory(path: Path, *, shared: bool = False) -> Iterator[Path]:
     """A temporary folder beside ``path`` that replaces it when the block ends without an error.
 
+    Args:
+        shared: other processes may make it at the same time; the last one counts.
+
     Raises:
-        UserError: the parent folder cannot be created or written, or the disk is full.
+        UserError: the parent folder cannot be created or written, the disk is full, or another process is making it.
     """
     check_folder(path)
+    with contextlib.nullcontext() if shared else alone(path):
+        yield from _replaced(path)
+
+
+def _replaced(path: Path) -> Iterator[Path]:
     final = Path(os.path.realpath(path))
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
@@ -222,9 +232,7 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         with _locked_folder(temporary):
             yield temporary
             temporary.chmod(0o755)
-            if final.exists():
-                final.rename(old)
-            temporary.rename(final)
+            _put(temporary, final, old)
     except OSError as error:
         if old.exists() and not final.exists():
             old.rename(final)
@@ -232,6 +240,21 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _put(temporary: Path, final: Path, old: Path) -> None:
+    """Give a folder its name; what has it goes to ``old``. Others may do the same at the same time."""
+    while True:
+        with contextlib.suppress(FileNotFoundError):
+            final.rename(old)
+        try:
+            temporary.rename(final)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            return
 
 
 def cache_home() -> Path:
@@ -297,22 +320,13 @@ def _remove_leftover(path: Path, final: Path) -> None:
 
 
 @contextlib.contextmanager
-def _locked(descriptor: int) -> Iterator[None]:
-    """Hold a lock that says that its writer lives; file systems that know no locks go without."""
-    if sys.platform != "win32":
-        with contextlib.suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    yield
-
-
-@contextlib.contextmanager
 def _locked_folder(path: Path) -> Iterator[None]:
     if sys.platform == "win32":
         yield
         return
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        with _locked(descriptor):
-            yield
+        lock(descriptor)
+        yield
     finally:
         os.close(descriptor)

@@ -9,6 +9,7 @@ from types import TracebackType
 
 from sttrack_deploy.errors import UsageError, UserError
 from sttrack_deploy.files import atomic_path, check_file, is_special
+from sttrack_deploy.locks import alone
 
 __all__ = ["OutputFile", "check_outputs", "is_within"]
 
@@ -82,6 +83,8 @@ class OutputFile:
         self.kept = False
         self._special = is_special(path)
         self._guard = contextlib.ExitStack()
+        if not self._special:
+            self._guard.enter_context(alone(path))
         self._target = self._guard.enter_context(atomic_path(path))
 
     def __exit__(

@@ -96,10 +96,10 @@ def record(
     check_output(out)
     _check_space(out, bundle, recording, len(sequences))
     run = _Run(bundle, engine, sequences, recording, progress)
-    candidates = run.scan()
-    edges = confidence_edges(candidates.confidence, recording.policy.lost_below)
-    chosen = choose(candidates, recording.samples, edges, np.random.default_rng((recording.seed, 1)))
     with atomic_directory(out) as folder:
+        candidates = run.scan()
+        edges = confidence_edges(candidates.confidence, recording.policy.lost_below)
+        chosen = choose(candidates, recording.samples, edges, np.random.default_rng((recording.seed, 1)))
         run.write(folder, out.name, candidates, chosen.tolist(), edges)
     return open_calibration(out, bundle)
 

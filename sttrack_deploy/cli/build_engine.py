@@ -22,10 +22,12 @@ from sttrack_deploy.engines.building import (
     BuiltEngine,
     batch_range,
     builder_of,
+    folder_of,
 )
 from sttrack_deploy.engines.cache import VARIABLE
 from sttrack_deploy.errors import UsageError, UserError
 from sttrack_deploy.files import atomic_path
+from sttrack_deploy.locks import in_turn
 from sttrack_deploy.terminal.options import (
     FOLDER,
     PATH,
@@ -136,19 +138,72 @@ def main(
         force=rebuild,
     )
     batch_range(bundle, options.batch)  # a wrong one is said before anything is loaded
+    with in_turn(folder_of(bundle, options) / target, _say_waiting):
+        built = _build(bundle, target, options)
+        check = None
+        # In a folder of its own it is not what the engine would load.
+        if out is None and not no_check:
+            check = _checked(bundle, target, threads, built, keep_failed)
+    if json_path is not None:
+        _write_json(json_path, _document(bundle, target, built, check))
+    if check is not None and not check.verdict.passed:
+        raise UserError(
+            f"the engine does not track what ONNX Runtime tracks: {check.verdict.detail}; {_fate(keep_failed)}"
+        )
+    _say_next(bundle, target, built, check, out)
+
+
+def _say_waiting() -> None:
+    say("another process builds this engine; waiting for it")
+
+
+def _build(bundle: Bundle, target: str, options: BuildOptions) -> BuiltEngine:
     started = time.monotonic()
     with BuildBar(f"building for {target}") as report:
         built = builder_of(target)(bundle, options, report)
     _tell(bundle, target, built, time.monotonic() - started)
-    check = None
-    # In a folder of its own it is not what the engine would load.
-    if out is None and not no_check and not (why_not := _why_not_here(target)):
-        check = _check(bundle, target, threads)
-    elif out is None and not no_check:
+    return built
+
+
+def _checked(
+    bundle: Bundle, target: str, threads: int | None, built: BuiltEngine, keep_failed: bool
+) -> EngineCheck | None:
+    """The comparison with ONNX Runtime, where this machine can run the engine; one that does not pass is removed.
+
+    Raises:
+        UserError: the engine cannot be run at all.
+    """
+    if why_not := _why_not_here(target):
         say(f"  not compared with onnxruntime, since it cannot run on this machine: {why_not}")
-    if json_path is not None:
-        _write_json(json_path, _document(bundle, target, built, check))
-    _finish(bundle, target, built, check, out=out, keep_failed=keep_failed)
+        return None
+    try:
+        check = _check(bundle, target, threads)
+    except UserError as error:
+        if not keep_failed:
+            _remove(built)
+        raise UserError(
+            f"the engine could not be compared with ONNX Runtime: {error}; {_fate(keep_failed)}"
+        ) from error
+    except BaseException:
+        # Ctrl-C: what was not compared must not be loaded, unless it was there before.
+        if not built.facts.get("reused"):
+            _remove(built)
+        raise
+    if not check.verdict.passed and not keep_failed:
+        _remove(built)
+    return check
+
+
+def _remove(built: BuiltEngine) -> None:
+    for file in built.files:
+        if file.is_dir():
+            shutil.rmtree(file)
+        else:
+            file.unlink(missing_ok=True)
+
+
+def _fate(kept: bool) -> str:
+    return "kept (--keep-failed)" if kept else "removed (--keep-failed would keep it)"
 
 
 _RTX = "tensorrt-rtx"
@@ -253,24 +308,9 @@ def _write_json(path: Path, document: dict[str, Any]) -> None:
         temporary.write_text(text + "\n")
 
 
-def _finish(
-    bundle: Bundle,
-    target: str,
-    built: BuiltEngine,
-    check: EngineCheck | None,
-    *,
-    out: Path | None,
-    keep_failed: bool,
+def _say_next(
+    bundle: Bundle, target: str, built: BuiltEngine, check: EngineCheck | None, out: Path | None
 ) -> None:
-    if check is not None and not check.verdict.passed:
-        if not keep_failed:
-            for file in built.files:
-                if file.is_dir():
-                    shutil.rmtree(file)
-                else:
-                    file.unlink(missing_ok=True)
-        fate = "kept (--keep-failed)" if keep_failed else "removed (--keep-failed would keep it)"
-        raise UserError(f"the engine does not track what ONNX Runtime tracks: {check.verdict.detail}; {fate}")
     if target == _RTX and check is None:
         say(
             f"next: take the bundle and {built.files[0].parent} to a machine with a GPU of those capabilities"

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as ProgressBar
 
 from sttrack_deploy.errors import MissingDependencyError, UsageError, UserError
+from sttrack_deploy.locks import alone_in
 from sttrack_deploy.models.training.material import LAYOUTS, load_material
 from sttrack_deploy.terminal.options import FILE, FOLDER, MOST_FRAMES, THREADS, FiniteFloat
 from sttrack_deploy.terminal.program import INTERRUPTED, command, console, say
@@ -145,9 +146,10 @@ def main(
             raise UsageError(
                 "closed-loop training takes --images and --videos; leave --config and --data out"
             )
-        _train_closed_loop(
-            recipe_path, images, videos, out, init, backbone, until, minutes, threads, image_limit
-        )
+        with alone_in(out):
+            _train_closed_loop(
+                recipe_path, images, videos, out, init, backbone, until, minutes, threads, image_limit
+            )
         return
     recipe, places = read_recipe(recipe_path), _places(data_places)
     for folder in (images, *videos):
@@ -159,7 +161,10 @@ def main(
         recipe = _with_published_network(recipe, config)
     if threads:
         torch.set_num_threads(threads)
-    with launched_processes(device or ("cuda" if torch.cuda.is_available() else "cpu")) as processes:
+    with (
+        launched_processes(device or ("cuda" if torch.cuda.is_available() else "cpu")) as processes,
+        alone_in(out) if processes.is_main else contextlib.nullcontext(),
+    ):
         console.quiet = not processes.is_main
         initial = _initial(recipe, init, backbone)
         with console.status("reading the training material"), processes.first_on_each_node():
@@ -230,7 +235,6 @@ def _train_closed_loop(
     resumed = (out / CHECKPOINT).is_file()
     network = network_to_train(model, init, nanotrack, recipe.seed)
     with console.status("reading the training material"):
-        out.mkdir(parents=True, exist_ok=True)
         material = load_material(images, videos, out / "bank-train.npz", image_limit)
         frozen = frozen_part(network, say)
     if init is None and not resumed:

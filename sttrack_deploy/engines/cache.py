@@ -59,7 +59,7 @@ def kept_in(folder: Path, facts: Mapping[str, Any]) -> Iterator[Path]:
     Raises:
         UserError: the folder cannot be written.
     """
-    with atomic_directory(folder) as partial:
+    with atomic_directory(folder, shared=True) as partial:
         yield partial
         digests = {path.name: sha256_of(path) for path in sorted(partial.iterdir())}
         text = json.dumps({**facts, "sha256": digests}, indent=1, sort_keys=True)

@@ -69,6 +69,46 @@ def test_an_engine_that_tracks_something_else_is_removed(trt: FakeTensorRT, tiny
 
 
 @ONE_VERSION
+@pytest.mark.parametrize("keep", [False, True])
+def test_an_engine_whose_numbers_are_not_finite_is_removed(
+    trt: FakeTensorRT, tiny_bundle: Bundle, tmp_path: Path, keep: bool
+) -> None:
+    """An FP16 overflow, for example; it would be a box in the corner, and not lost."""
+    trt.distort = float("nan")
+    report = tmp_path / "report.json"
+    options = ["--keep-failed"] if keep else []
+    result = build(tiny_bundle, "--target", "tensorrt", "--json", str(report), *options)
+    assert result.exit_code == 1
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert "the engine could not be compared with ONNX Runtime: the engine 'tensorrt' gave" in line
+    assert "the network's numbers are not finite" in line
+    assert line.endswith("; kept (--keep-failed)" if keep else "; removed (--keep-failed would keep it)")
+    assert bool(list(plan_folder(tiny_bundle).iterdir())) is keep
+    assert not report.exists()
+
+
+@ONE_VERSION
+def test_what_was_not_compared_is_not_kept(
+    trt: FakeTensorRT, tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C in the comparison: the next run would load an engine that nobody looked at."""
+    real = build_engine._check
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(build_engine, "_check", interrupted)
+    assert build(tiny_bundle, "--target", "tensorrt").exit_code == 130
+    assert list(plan_folder(tiny_bundle).iterdir()) == []
+    monkeypatch.setattr(build_engine, "_check", real)
+    assert build(tiny_bundle, "--target", "tensorrt").exit_code == 0
+    kept = list(plan_folder(tiny_bundle).iterdir())
+    monkeypatch.setattr(build_engine, "_check", interrupted)
+    assert build(tiny_bundle, "--target", "tensorrt").exit_code == 130
+    assert list(plan_folder(tiny_bundle).iterdir()) == kept != []  # it was compared before
+
+
+@ONE_VERSION
 def test_options(trt: FakeTensorRT, tiny_bundle: Bundle, tmp_path: Path) -> None:
     options = (
         "--target",

@@ -100,7 +100,7 @@ def _fetch(folder: Path) -> Path:
 def _from_archive(path: Path) -> Path:
     """Unpack what is needed of the package to the engine cache."""
     wanted = {f"package/dist/{name}": name for name in FILES} | {"package/package.json": "package.json"}
-    with atomic_directory(_kept()) as partial:
+    with atomic_directory(_kept(), shared=True) as partial:
         try:
             with tarfile.open(path, "r:gz") as archive:
                 for member, name in wanted.items():

@@ -97,7 +97,7 @@ def build(
         return BuiltEngine(_files(folder, kept), {**_facts(kept), "reused": True})
     job = _Job(here, bundle, options, batch, report, Stop())
     started = time.monotonic()
-    with atomic_directory(folder) as temporary, stop_on_interrupt(job.stop):
+    with atomic_directory(folder, shared=True) as temporary, stop_on_interrupt(job.stop):
         manifest = _build_both(job, temporary)
         write_manifest(temporary, manifest)
     facts = {**_facts(manifest), "seconds": time.monotonic() - started, "reused": False}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from sttrack_deploy.errors import UserError
 from sttrack_deploy.export.precision import fp16
 from sttrack_deploy.export.precision.bundle_writer import Graphs, write_variant
 from sttrack_deploy.export.precision.gate import GateResult, Reference, gate, gate_data, track_reference
-from sttrack_deploy.export.precision.job import PrecisionOptions, open_job
+from sttrack_deploy.export.precision.job import PrecisionOptions, check_conversion, open_job
 from sttrack_deploy.export.precision.layers import macs_by_group, members
 from sttrack_deploy.export.precision.measurements import time_ratio
 from sttrack_deploy.export.precision.plan import (
@@ -178,9 +179,10 @@ def convert_bundle(
         UserError: the source is not FP32, the calibration set is not its, or the result fails its gate (unless
             ``options.force``); nothing is written then.
     """
-    job = open_job(source, out, options, progress)
-    plan = make_plan(measure(job))
-    with atomic_directory(out) as folder, gate_data(options.gate_data) as data:
+    check_conversion(source, out, options)
+    with atomic_directory(out) as folder, contextlib.ExitStack() as stack:
+        plan = make_plan(measure(open_job(source, options, progress)))
+        data = stack.enter_context(gate_data(options.gate_data))
         gated = _gate(plan, track_reference(source, data, options.threads, progress), folder)
         if not gated.passed and not options.force:
             raise UserError(

@@ -23,7 +23,7 @@ from sttrack_deploy.progress import Progress
 from sttrack_deploy.runtime.demo import DemoClip
 from sttrack_deploy.runtime.tracker import Tracker
 
-__all__ = ["Job", "PrecisionOptions", "Samples", "open_job"]
+__all__ = ["Job", "PrecisionOptions", "Samples", "check_conversion", "open_job"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,12 +111,12 @@ class Job:
     progress: Progress
 
 
-def open_job(source: Bundle, out: Path, options: PrecisionOptions, progress: Progress) -> Job:
-    """Check what is given and read it.
+def check_conversion(source: Bundle, out: Path, options: PrecisionOptions) -> None:
+    """Check what is given, before anything is read or made.
 
     Raises:
         UsageError: the options contradict each other.
-        UserError: the source is not FP32, the calibration set is not its, or something else is in the way.
+        UserError: something else is in the way.
     """
     if options.quantizes and options.calibration is None:
         raise UsageError(
@@ -126,6 +126,14 @@ def open_job(source: Bundle, out: Path, options: PrecisionOptions, progress: Pro
     if out.resolve() == source.path.resolve():
         raise UsageError(f"--out {out} is the bundle that is converted; choose another folder")
     check_replaceable(out)
+
+
+def open_job(source: Bundle, options: PrecisionOptions, progress: Progress) -> Job:
+    """Read what is given.
+
+    Raises:
+        UserError: the source is not FP32, or the calibration set is not its.
+    """
     graphs = load_graphs(source)
     if options.calibration is not None:
         return Job(source, options, graphs, _calibration(options.calibration, source), progress)
