@@ -20,12 +20,15 @@ from torch import Tensor
 from sttrack_deploy.errors import UserError
 from sttrack_deploy.records import show
 
-__all__ = ["few", "read_weights", "usable"]
+__all__ = ["check_usable", "few", "read_weights"]
 
 _PLACES = ("net", "state_dict", "model", "model_state_dict", "network", "params", "weights")
 """Where trainers keep the weights, in the order in which they are looked for; ``net`` is the published one."""
 _PREFIXES = ("module.", "_orig_mod.")
 """What torch.nn.DataParallel and torch.compile put before every name."""
+
+_MOST_UNPACKED = 100
+"""Times a checkpoint's size; PyTorch writes them uncompressed."""
 
 _MAKERS = {
     ("collections", "OrderedDict"),
@@ -101,11 +104,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise UserError(f"there is no checkpoint {path}")
     try:
         if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                if any(name.endswith("/constants.pkl") for name in archive.namelist()):
-                    raise UserError(
-                        f"{path} is a TorchScript program; save weights: torch.save({{'net': m.state_dict()}}, FILE)"
-                    )
+            _check_archive(path)
         data: Any = torch.load(path, map_location="cpu", weights_only=False, pickle_module=_INERT)
     except UserError:
         raise
@@ -118,12 +117,34 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if not found:
         keys = show(sorted(map(str, data))) if isinstance(data, Mapping) else type(data).__name__
         raise UserError(
-            f"{path} is not a published checkpoint: expected {{'net': state_dict}}, found {keys}. "
+            f"{path} is not a checkpoint of a network's weights: expected {{'net': state_dict}}, found {keys}. "
             "Save it again with torch.save({'net': model.state_dict()}, FILE)"
         )
     while prefix := next((p for p in _PREFIXES if all(key.startswith(p) for key in found)), None):
         found = {key.removeprefix(prefix): value for key, value in found.items()}
     return found
+
+
+def _check_archive(path: Path) -> None:
+    """What PyTorch does not look at: checksums, and how much a small file unpacks to.
+
+    Raises:
+        UserError: it is another kind of archive.
+        ValueError: it is damaged.
+    """
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        if any(member.filename.endswith("/constants.pkl") for member in members):
+            raise UserError(
+                f"{path} is a TorchScript program; save weights: torch.save({{'net': m.state_dict()}}, FILE)"
+            )
+        unpacked = sum(member.file_size for member in members)
+        if unpacked > _MOST_UNPACKED * path.stat().st_size:
+            raise UserError(
+                f"{path} would unpack to {unpacked / 1e9:.1f} GB; PyTorch does not compress so much"
+            )
+        if (broken := archive.testzip()) is not None:
+            raise ValueError(f"the checksum of {broken} is wrong")
 
 
 def _weights_in(data: Any, depth: int = 2) -> dict[str, Tensor]:
@@ -135,9 +156,9 @@ def _weights_in(data: Any, depth: int = 2) -> dict[str, Tensor]:
     return {str(key): value for key, value in data.items() if isinstance(value, Tensor)}
 
 
-def usable(key: str, value: Tensor) -> str | None:
+def _usable(key: str, value: Tensor) -> str | None:
     """What is wrong with a weight; ``None``: nothing."""
-    if value.layout is not torch.strided or value.is_quantized:
+    if value.layout is not torch.strided or value.is_quantized or value.is_meta:
         return f"{key} is not a plain tensor"
     if key.endswith("num_batches_tracked"):
         return None
@@ -146,6 +167,12 @@ def usable(key: str, value: Tensor) -> str | None:
     if not torch.isfinite(value).all():
         return f"{key} holds NaN or infinity"
     return None
+
+
+def check_usable(path: Path, weights: Mapping[str, Tensor]) -> None:
+    """Raises UserError where a weight is not of finite floating-point numbers."""
+    if broken := [problem for key, value in weights.items() if (problem := _usable(key, value))]:
+        raise UserError(f"{path} cannot be used: {few(broken, 3)}; take another checkpoint of the training")
 
 
 def few(problems: list[str], most: int = 5) -> str:

@@ -6,19 +6,17 @@ into the convolutions. Crops are RGB and 0 to 255: the order of the channels is 
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy._core.multiarray import scalar as numpy_scalar
 from torch import Tensor, nn
 
 from sttrack_deploy.errors import UserError
+from sttrack_deploy.models.checkpoint_file import check_usable, read_weights
 
 __all__ = ["KERNEL", "NanoBackbone", "NanoHead", "NanoKernels", "NanoMaps", "read_nanotrack"]
 
@@ -214,26 +212,11 @@ def read_nanotrack(path: Path) -> dict[str, dict[str, Tensor]]:
     Raises:
         UserError: it is missing, or not that checkpoint.
     """
-    if not path.is_file():
-        raise UserError(f"there is no checkpoint {path}")
-    harmless: list[Any] = [
-        (numpy_scalar, "numpy.core.multiarray.scalar"),
-        np.dtype,
-        type(np.dtype(np.float64)),
-    ]
+    checkpoint = read_weights(path)
+    check_usable(path, checkpoint)
     try:
-        with torch.serialization.safe_globals(harmless):
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
         return _ported(checkpoint)
-    except (
-        pickle.UnpicklingError,
-        RuntimeError,
-        EOFError,
-        ValueError,
-        KeyError,
-        TypeError,
-        OSError,
-    ) as error:
+    except (KeyError, RuntimeError, IndexError, ValueError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f"{path} is not the checkpoint of NanoTrack v3 ({reason})") from error
 

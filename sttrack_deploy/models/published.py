@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sttrack_deploy.errors import UserError
 from sttrack_deploy.manifest import plain_name
-from sttrack_deploy.models.checkpoint_file import few, read_weights, usable
+from sttrack_deploy.models.checkpoint_file import check_usable, few, read_weights
 from sttrack_deploy.models.config import ModelConfig
 from sttrack_deploy.models.network import STTrack
 from sttrack_deploy.records import read_text, show
@@ -89,10 +89,7 @@ def load_published(network: STTrack, checkpoint: Path) -> None:
             f"({len(problems)} problem{'s' if len(problems) > 1 else ''}): {few(problems)}. "
             "Give the experiment file it was trained with: --config EXPERIMENT.yaml"
         )
-    if broken := [problem for key, value in weights.items() if (problem := usable(key, value))]:
-        raise UserError(
-            f"{checkpoint} cannot be used: {few(broken, 3)}; take another checkpoint of the training"
-        )
+    check_usable(checkpoint, weights)
     state: dict[str, Tensor] = {}
     for key, names in expected.items():
         parts = weights[key].chunk(len(names), dim=0) if len(names) > 1 else (weights[key],)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sttrack_deploy.errors import UserError
 from sttrack_deploy.files import atomic_path
-from sttrack_deploy.models.checkpoint_file import few, usable
+from sttrack_deploy.models.checkpoint_file import check_usable, few
 from sttrack_deploy.models.config import ModelConfig
 from sttrack_deploy.models.networks import Network, build_network
 from sttrack_deploy.records import parse_json
@@ -68,8 +68,7 @@ def load_weights(path: Path, config: ModelConfig | None = None) -> Network:
     ]
     if problems:
         raise UserError(f"{path} does not fit its configuration: {few(problems)}")
-    if broken := [problem for key, value in tensors.items() if (problem := usable(key, value))]:
-        raise UserError(f"{path} cannot be used: {few(broken, 3)}; take another checkpoint of the training")
+    check_usable(path, tensors)
     network.load_state_dict(tensors)
     return network.eval()
 

@@ -146,7 +146,7 @@ def test_it_starts_from_weights(run: Run, tmp_path: Path) -> None:
         (["--init", "none.safetensors"], 1, "there is no weights file none.safetensors"),
         (["--init", "none.pth.tar"], 1, "there is no checkpoint none.pth.tar"),
         (["--config", "none.yaml"], 1, "cannot read the experiment file none.yaml"),
-        (["--backbone", "none.pth"], 1, "there is no file none.pth with a backbone's weights"),
+        (["--backbone", "none.pth"], 1, "there is no checkpoint none.pth"),
         (["--images", "nope"], 1, "nope is not a folder: name one with photographs (--images)"),
         (["--videos", "nope"], 1, "nope is not a folder"),
         (["--device", "warp9"], 1, "there is no device 'warp9'"),
@@ -185,6 +185,19 @@ def test_a_damaged_checkpoint_is_told(run: Run, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "step-00000002.pt is cut short or corrupt" in result.output
     assert "from step 1 of 4" in result.output
+
+
+@pytest.mark.parametrize("content", [[1], {"format": 2, "step": "x"}, {"a": torch.zeros(1)}])
+def test_a_foreign_checkpoint_is_told(run: Run, tmp_path: Path, content: object) -> None:
+    path = tmp_path / "run" / "checkpoints" / "step-00000002.pt"
+    path.parent.mkdir(parents=True)
+    torch.save(content, path)
+    result = run("--until", "2")
+    assert result.exit_code == 1
+    assert result.output.startswith(
+        f"error: {tmp_path / 'run'} holds no checkpoint that this run can go on from"
+    )
+    assert result.output.count("\n") == 1
 
 
 def test_the_launcher_can_start_it() -> None:

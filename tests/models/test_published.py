@@ -6,6 +6,7 @@ import dataclasses
 import pickle
 import sys
 import types
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import yaml
 from tiny import TINY, lively_network
 
 from sttrack_deploy.errors import UserError
+from sttrack_deploy.models.checkpoint_file import read_weights
 from sttrack_deploy.models.config import PRESETS, ModelConfig
 from sttrack_deploy.models.network import STTrack
 from sttrack_deploy.models.published import config_from_yaml, load_published, published_keys
@@ -310,3 +312,22 @@ def test_a_hostile_experiment_file_is_one_line(tmp_path: Path, text: str) -> Non
         config_from_yaml(path)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 500
+
+
+def test_a_checkpoint_with_a_flipped_bit_is_told(reference: Path, tmp_path: Path) -> None:
+    """PyTorch would take the wrong weight."""
+    content = bytearray((reference / "sttrack_tiny.pth.tar").read_bytes())
+    content[len(content) // 2] ^= 1
+    path = tmp_path / "flipped.pth.tar"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"is cut short or corrupt \(the checksum of .* is wrong\)"):
+        read_weights(path)
+
+
+def test_an_archive_that_unpacks_to_much_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.pth"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x/data.pkl", b"")
+        archive.writestr("x/data/0", bytes(1 << 24))
+    with pytest.raises(UserError, match=r"bomb.pth would unpack to 0.0 GB"):
+        read_weights(path)

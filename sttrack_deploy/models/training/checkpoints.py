@@ -6,7 +6,7 @@ import contextlib
 import io
 import json
 import zipfile
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,15 @@ from sttrack_deploy.errors import UserError
 from sttrack_deploy.files import atomic_path
 from sttrack_deploy.models.training.recipe import Recipe
 
-__all__ = ["FOLDER", "OLD_NAME", "CheckpointFolder", "check_belongs", "check_run_folder", "unpack"]
+__all__ = [
+    "FOLDER",
+    "OLD_NAME",
+    "CheckpointFolder",
+    "check_belongs",
+    "check_run_folder",
+    "checkpoint_of_a_run",
+    "unpack",
+]
 
 FOLDER = "checkpoints"
 OLD_NAME = "last.pt"
@@ -101,6 +109,27 @@ def check_run_folder(run: Path, log: str, others: Collection[str], checkpoint: s
             raise UserError(
                 f"{run / name} was not written by a training run, and would be replaced; choose another --out"
             )
+
+
+@contextlib.contextmanager
+def checkpoint_of_a_run(where: Path) -> Iterator[None]:
+    """Within the block a checkpoint's content is taken apart; what does not fit it is told in one line.
+
+    Args:
+        where: the checkpoint, or its run's folder.
+
+    Raises:
+        UserError: it is damaged, of another network, or no run's at all.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # a foreign file fails in any way
+        reason = " ".join((str(error) or type(error).__name__).split())[:160]
+        raise UserError(
+            f"{where} holds no checkpoint that this run can go on from ({reason}); choose another --out, or delete it"
+        ) from error
 
 
 def _read_whole(file: Path) -> bytes:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import io
-import pickle
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
 
 from sttrack_deploy.errors import UserError
+from sttrack_deploy.models.checkpoint_file import check_usable, read_weights
 from sttrack_deploy.models.config import ModelConfig
 from sttrack_deploy.models.network import STTrack
 from sttrack_deploy.models.published import load_published
@@ -57,9 +53,9 @@ def load_backbone(network: STTrack, path: Path) -> None:
     What a tracker does not have (the last stage, the classifier) is left out.
 
     Raises:
-        UserError: the file is missing or not one of tensors only, or lacks a part of the backbone.
+        UserError: the file is missing or not one of weights, or lacks a part of the backbone.
     """
-    weights = _read_tensors(path)
+    weights = read_weights(path)
     own = network.backbone.state_dict()
     fitting = {
         name: weights[name] for name in own if name in weights and weights[name].shape == own[name].shape
@@ -70,19 +66,5 @@ def load_backbone(network: STTrack, path: Path) -> None:
             f"{path} does not fit the backbone '{network.config.backbone}': {len(missing)} of its {len(own)} tensors "
             f"are missing or of another shape, the first is {missing[0]} {tuple(own[missing[0]].shape)}"
         )
+    check_usable(path, fitting)
     network.backbone.load_state_dict(fitting)
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise UserError(f"there is no file {path} with a backbone's weights")
-    try:
-        data: Any = torch.load(io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(f"{path} is not a PyTorch file of plain tensors ({reason})") from error
-    if isinstance(data, Mapping) and isinstance(data.get("state_dict"), Mapping):
-        data = data["state_dict"]
-    if not isinstance(data, Mapping) or not all(isinstance(v, Tensor) for v in data.values()):
-        raise UserError(f"{path} holds no dictionary of tensors")
-    return {str(name): value for name, value in data.items()}

@@ -24,6 +24,7 @@ from sttrack_deploy.models.training.checkpoints import (
     CheckpointFolder,
     check_belongs,
     check_run_folder,
+    checkpoint_of_a_run,
     unpack,
 )
 from sttrack_deploy.models.training.clips.batch import ClipBatch, ClipFeed, ClipSource, Prefetched, seeded
@@ -354,11 +355,12 @@ class Trainer:
         content = self.processes.from_main(lambda: self.checkpoints.newest(self.options.note))
         if content is None:
             return
-        state = unpack(content, self.network)
-        check_belongs(state, self.recipe, self.shares, self.folder, self.options.changed_recipe)
-        self.network.load_state_dict(state["network"])
-        self.average.load_state_dict(state["average"])
-        self.probe.load_state_dict(state["probe"])
-        self.optimizer.load_state(state["optimizer"])
-        self.step, self.best = int(state["step"]), float(state["best"])
+        with checkpoint_of_a_run(self.folder):
+            state = unpack(content, self.network)
+            check_belongs(state, self.recipe, self.shares, self.folder, self.options.changed_recipe)
+            self.network.load_state_dict(state["network"])
+            self.average.load_state_dict(state["average"])
+            self.probe.load_state_dict(state["probe"])
+            self.optimizer.load_state(state["optimizer"])
+            self.step, self.best = int(state["step"]), float(state["best"])
         self.saved = self.step

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from noise_clips import noise_recipe
 from tiny import TINY, lively_network
 
 from sttrack_deploy.errors import UserError
+from sttrack_deploy.models.checkpoint_file import read_weights
 from sttrack_deploy.models.network import STTrack
 from sttrack_deploy.models.published import config_from_yaml
 from sttrack_deploy.models.training.clips.batch import ClipBatch
@@ -92,13 +95,74 @@ def test_a_classifiers_backbone_is_taken(tmp_path: Path, wrapped: bool) -> None:
 
 def test_a_backbone_that_does_not_fit(tmp_path: Path) -> None:
     path = tmp_path / "resnet.pth"
-    with pytest.raises(UserError, match="there is no file"):
+    with pytest.raises(UserError, match="there is no checkpoint"):
         load_backbone(fresh_network(TINY, 1), path)
     path.write_bytes(b"hello")
-    with pytest.raises(UserError, match="is not a PyTorch file"):
+    with pytest.raises(UserError, match="is not a PyTorch checkpoint"):
         load_backbone(fresh_network(TINY, 1), path)
     torch.save(STTrack(RESNET).backbone.state_dict(), path)
     with pytest.raises(
         UserError, match=r"does not fit the backbone 'plain': .* first is stages.0.conv.weight"
     ):
         load_backbone(fresh_network(TINY, 1), path)
+
+
+class Statistics:
+    """Stands for a trainer's own class, which is not there where the checkpoint is read."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, ("touch it-was-run",)
+
+
+@pytest.mark.parametrize("wrap", ["net", "state_dict", "module."])
+def test_a_backbone_of_any_trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrap: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    source = STTrack(RESNET).backbone.state_dict()
+    named = (
+        {f"{wrap}{name}": value for name, value in source.items()} if wrap == "module." else {wrap: source}
+    )
+    torch.save({**named, "stats": Statistics()}, "resnet.pth")
+    network = fresh_network(RESNET, 1)
+    load_backbone(network, Path("resnet.pth"))
+    assert torch.equal(network.backbone.state_dict()["conv1.weight"], source["conv1.weight"])
+    assert not Path("it-was-run").exists()
+
+
+SPOILED: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], str]] = {
+    "NaN": (lambda v: v * float("nan"), "holds NaN or infinity"),
+    "complex": (lambda v: v.to(torch.complex64), "is complex64, not floating-point numbers"),
+    "integers": (lambda v: v.to(torch.int32), "is int32, not floating-point numbers"),
+}
+
+
+@pytest.mark.parametrize("kind", SPOILED)
+def test_no_run_starts_from_weights_that_are_not_numbers(tmp_path: Path, reference: Path, kind: str) -> None:
+    spoil, message = SPOILED[kind]
+    path = tmp_path / "x.pth"
+    torch.save({k: spoil(v) if v.ndim else v for k, v in STTrack(RESNET).backbone.state_dict().items()}, path)
+    with pytest.raises(UserError, match=f"{path} cannot be used: .*{message}"):
+        load_backbone(fresh_network(RESNET, 1), path)
+    config = config_from_yaml(reference / "tiny.yaml")
+    good = read_weights(reference / "sttrack_tiny.pth.tar")
+    torch.save({"net": {k: spoil(v) if v.ndim else v for k, v in good.items()}, "stats": Statistics()}, path)
+    with pytest.raises(UserError, match=f"{path} cannot be used: .*{message}"):
+        load_initial(path, config)
+
+
+def test_foreign_checkpoints_are_told(tmp_path: Path, reference: Path) -> None:
+    """Another architecture's, one with holes, one of half precision, which is taken."""
+    config = config_from_yaml(reference / "tiny.yaml")
+    good = read_weights(reference / "sttrack_tiny.pth.tar")
+    path = tmp_path / "x.pth"
+    torch.save({"net": torch.nn.Linear(3, 4).state_dict()}, path)
+    with pytest.raises(UserError, match=r"x.pth does not fit .*unexpected key weight \(4, 3\)") as raised:
+        load_initial(path, config)
+    assert len(str(raised.value)) < 1000
+    torch.save({"net": dict(list(good.items())[3:])}, path)
+    with pytest.raises(UserError, match=r"\(3 problems\): missing key"):
+        load_initial(path, config)
+    torch.save({"net": {k: v.half() for k, v in good.items()}, "epoch": Statistics()}, path)
+    assert load_initial(path, config).bottleneck.weight.dtype == torch.float32
+    (tmp_path / "own.safetensors").write_bytes(path.read_bytes())
+    with pytest.raises(UserError, match="is not a safetensors file"):
+        load_initial(tmp_path / "own.safetensors", config)

@@ -22,7 +22,7 @@ from sttrack_deploy.models.training.closed_loop.following import Features, follo
 from sttrack_deploy.models.training.closed_loop.training import ClosedLoopRecipe, Material
 from sttrack_deploy.models.training.closed_loop.worlds import Views
 from sttrack_deploy.models.weights import load_weights
-from sttrack_deploy.records import fill, parse_toml, read_text
+from sttrack_deploy.records import fill, parse_toml, read_text, show
 
 __all__ = ["TABLE", "frozen_part", "is_closed_loop", "load_material", "network_to_train", "read_closed_loop"]
 
@@ -48,7 +48,10 @@ def read_closed_loop(path: Path) -> tuple[ModelConfig, ClosedLoopRecipe]:
     data = parse_toml(read_text(path, "the recipe"), str(path))
     if unknown := sorted(set(data) - {"model", TABLE}):
         raise UserError(f"{path} has unknown keys {unknown}; known tables are [model] and [{TABLE}]")
-    model = dict(data.get("model", {}))
+    given = data.get("model", {})
+    if not isinstance(given, dict):
+        raise UserError(f"{path} [model] must be a table, not {show(given)}")
+    model = dict(given)
     base = preset(str(model.pop("preset", "sttrack-nano"))).to_dict()
     config = ModelConfig.from_dict({**base, **model}, f"{path} [model]")
     if config.head != "dense":
@@ -82,7 +85,7 @@ def network_to_train(
         UserError: neither is given, or one does not fit.
     """
     if init is not None:
-        loaded = load_weights(init, config)
+        loaded = load_weights(init, config)  # fits the configuration, so its head is dense
         assert isinstance(loaded, DenseSTTrack)
         return loaded
     if nanotrack is None:
@@ -95,8 +98,12 @@ def network_to_train(
         network = build_network(config)
     assert isinstance(network, DenseSTTrack)
     weights = read_nanotrack(nanotrack)
-    network.backbone.load_state_dict(weights["backbone"])
-    network.correlation.load_state_dict(weights["head"])
+    try:
+        network.backbone.load_state_dict(weights["backbone"])
+        network.correlation.load_state_dict(weights["head"])
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{nanotrack} does not fit the network {config.name} ({reason})") from error
     return network
 
 

@@ -8,19 +8,22 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from sttrack_deploy.errors import UserError
 from sttrack_deploy.files import atomic_path
 from sttrack_deploy.models.dense_network import DenseSTTrack
-from sttrack_deploy.models.training.checkpoints import check_run_folder
+from sttrack_deploy.models.training.checkpoints import check_run_folder, checkpoint_of_a_run
 from sttrack_deploy.models.training.clips.real.video_clips import Track
 from sttrack_deploy.models.training.clips.synthetic.image_bank import SpriteSampler
 from sttrack_deploy.models.training.closed_loop.following import Features, Terms, follow
 from sttrack_deploy.models.training.closed_loop.worlds import PhotographWorld, VideoWorld, World
+from sttrack_deploy.records import Within, check
 
 __all__ = ["CHECKPOINT", "ClosedLoopRecipe", "Material", "train"]
 
@@ -45,6 +48,10 @@ TRAINED = (
 """First words of the names of what is trained; the rest is NanoTrack's and stays."""
 
 
+Share = Annotated[float, Within(0, 1)]
+Weight = Annotated[float, Within(0)]
+
+
 @dataclass(frozen=True, slots=True)
 class ClosedLoopRecipe:
     """Settings of a run.
@@ -56,18 +63,23 @@ class ClosedLoopRecipe:
         place, confidence: weights of the score map's and the confidence's cross entropy, beside the box's 1.
     """
 
-    steps: int = 2000
-    clips: int = 12
-    videos: float = 0.67
-    frames: tuple[int, ...] = (6, 10, 14)
-    learning_rate: float = 1e-3
-    warmup: int = 60
-    weight_decay: float = 1e-3
-    clip_norm: float = 1.0
-    ema: float = 0.99
-    place: float = 0.4
-    confidence: float = 1.0
-    seed: int = 0
+    steps: Annotated[int, Within(1, 10**9)] = 2000
+    clips: Annotated[int, Within(1, 4096)] = 12
+    videos: Share = 0.67
+    frames: tuple[Annotated[int, Within(2, 1000)], ...] = (6, 10, 14)
+    learning_rate: Annotated[float, Within(0, 1, open_low=True)] = 1e-3
+    warmup: Annotated[int, Within(0)] = 60
+    weight_decay: Weight = 1e-3
+    clip_norm: Annotated[float, Within(0, open_low=True)] = 1.0
+    ema: Share = 0.99
+    place: Weight = 0.4
+    confidence: Weight = 1.0
+    seed: Annotated[int, Within(0)] = 0
+
+    def __post_init__(self) -> None:
+        check(self)
+        if not self.frames:
+            raise UserError("frames is a list of one or more lengths, not []")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,11 +133,12 @@ def train(
     average = {n: p.detach().clone() for n, p in trained.items()}
     step = samples = 0
     if checkpoint.is_file():
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        network.load_state_dict(state["network"])
-        optimizer.load_state_dict(state["optimizer"])
-        average = {name: value.to(trained[name].device) for name, value in state["average"].items()}
-        step, samples = state["step"], state["samples"]
+        with checkpoint_of_a_run(checkpoint):
+            state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+            network.load_state_dict(state["network"])
+            optimizer.load_state_dict(state["optimizer"])
+            average = {name: state["average"][name].to(p.device) for name, p in trained.items()}
+            step, samples = int(state["step"]), int(state["samples"])
 
     def averaged() -> dict[str, Tensor]:
         return {**network.state_dict(), **average}

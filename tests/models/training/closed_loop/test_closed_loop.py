@@ -152,6 +152,20 @@ def test_training_changes_only_what_is_trained_and_goes_on_alike(
     assert len((part / "log.csv").read_text().splitlines()) == 3
 
 
+@pytest.mark.parametrize("content", [b"torn", None])
+def test_a_checkpoint_that_is_no_runs_is_told(
+    network: DenseSTTrack, material: Material, tmp_path: Path, content: bytes | None
+) -> None:
+    """A torn one, and somebody else's."""
+    torch.save({"network": {"weight": torch.zeros(1)}}, tmp_path / CHECKPOINT)
+    if content is not None:
+        (tmp_path / CHECKPOINT).write_bytes(content)
+    frozen = frozen_part(network, lambda _: None)
+    with pytest.raises(UserError, match="checkpoint.pt holds no checkpoint that this run can go on from"):
+        train(network, frozen, material, RECIPE, tmp_path)
+    assert not (tmp_path / "log.csv").exists()
+
+
 def test_the_tracked_recipe_is_read() -> None:
     config, recipe = read_closed_loop(REPOSITORY / "models" / "sttrack-nano" / "closed-loop.toml")
     assert config == preset("sttrack-nano")
@@ -164,6 +178,14 @@ def test_the_tracked_recipe_is_read() -> None:
         ("[closed_loop]\nstep = 3\n", "step"),
         ('[model]\npreset = "sttrack-plain"\n[closed_loop]\n', "dense head"),
         ("[closed_loop]\n[data]\n", "unknown keys"),
+        ("closed_loop = 3\n", "closed_loop"),
+        ("[closed_loop]\nsteps = -1\n", "steps is from 1 to 1e"),
+        ("[closed_loop]\nclips = 100000\n", "clips is from 1 to 4096, not 100000"),
+        ("[closed_loop]\nframes = []\n", "frames is a list of one or more lengths"),
+        ("[closed_loop]\nframes = [4, 1]\n", "frames is from 2 to 1000, not 1"),
+        ("[closed_loop]\nlearning_rate = nan\n", "learning_rate must be a number, not nan"),
+        ("model = 3\n[closed_loop]\n", "model"),
+        ('[model]\npreset = ["x"]\n[closed_loop]\n', "preset"),
     ],
 )
 def test_a_wrong_recipe_is_told_in_one_line(tmp_path: Path, text: str, said: str) -> None:
