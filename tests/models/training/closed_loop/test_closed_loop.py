@@ -161,7 +161,7 @@ def test_a_checkpoint_that_is_no_runs_is_told(
     if content is not None:
         (tmp_path / CHECKPOINT).write_bytes(content)
     frozen = frozen_part(network, lambda _: None)
-    with pytest.raises(UserError, match="checkpoint.pt holds no checkpoint that this run can go on from"):
+    with pytest.raises(UserError, match=r"checkpoint\.pt holds no checkpoint that this run can go on from"):
         train(network, frozen, material, RECIPE, tmp_path)
     assert not (tmp_path / "log.csv").exists()
 
