@@ -18,8 +18,6 @@ from sttrack_deploy.evaluation.evaluation import Evaluation, evaluate_tracker, r
 from sttrack_deploy.evaluation.protocols import DEFAULT_PROTOCOL
 from sttrack_deploy.evaluation.results import DEFAULT_LAYOUT, ResultFolder
 from sttrack_deploy.terminal.options import (
-    FOLDER,
-    THREADS,
     data_options,
     dataset_title,
     emit_json,
@@ -28,6 +26,7 @@ from sttrack_deploy.terminal.options import (
 )
 from sttrack_deploy.terminal.program import command, progress_bar, say
 from sttrack_deploy.terminal.reports import exit_by, show_evaluations
+from sttrack_deploy.terminal.types import FOLDER, THREADS
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

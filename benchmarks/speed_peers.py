@@ -16,7 +16,6 @@ import click
 
 from benchmarks.peer_trackers import available
 from sttrack_deploy.terminal.options import (
-    FOLDER,
     chosen_bundles,
     chosen_engines,
     emit_json,
@@ -25,6 +24,7 @@ from sttrack_deploy.terminal.options import (
 )
 from sttrack_deploy.terminal.program import command, progress_bar, say
 from sttrack_deploy.terminal.reports import show_bench, write_plot
+from sttrack_deploy.terminal.types import FOLDER
 from sttrack_deploy.verification.benchmark.report import bench_document
 from sttrack_deploy.verification.benchmark.run import (
     BenchPlan,

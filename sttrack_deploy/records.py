@@ -29,6 +29,7 @@ __all__ = [
     "Sha256",
     "Within",
     "fill",
+    "parse_integer",
     "parse_json",
     "parse_number",
     "parse_toml",
@@ -112,14 +113,25 @@ def show(value: object) -> str:
     return text if len(text) <= 200 else f"{text[:199]}…"
 
 
+def parse_integer(text: str) -> int:
+    """A whole number in plain digits, as it stands in a command line.
+
+    Raises:
+        ValueError: it is none. Python also reads underscores, other scripts' digits and spaces; here they are none.
+    """
+    if re.fullmatch(r"[+-]?[0-9]{1,100}", text) is None:
+        raise ValueError(f"{text[:40]!r} is not a whole number")
+    return int(text)
+
+
 def parse_number(text: str) -> float:
     """A number as it stands in a text file or a command line.
 
     Raises:
-        ValueError: it is none. Python's own digits with underscores (``2_4``) are none either: in a file they are a
-            damaged line.
+        ValueError: it is none. Python's own digits with underscores (``2_4``) and other scripts' digits are none
+            either: in a file they are a damaged line.
     """
-    if "_" in text:
+    if "_" in text or not text.isascii():
         raise ValueError(f"{text[:40]!r} is not a number")
     return float(text)
 

@@ -9,11 +9,11 @@ import click
 
 from sttrack_deploy.errors import UsageError, UserError
 from sttrack_deploy.plotting import drawing
+from sttrack_deploy.records import parse_integer
+from sttrack_deploy.terminal.help import GroupedCommand, heading
 from sttrack_deploy.terminal.options import (
-    FILE,
-    MOST_FRAMES,
-    PATH,
-    THREADS,
+    ENGINE,
+    RESULTS,
     check_reports,
     chosen_bundles,
     chosen_engines,
@@ -24,6 +24,7 @@ from sttrack_deploy.terminal.options import (
 )
 from sttrack_deploy.terminal.program import command, progress_bar, say
 from sttrack_deploy.terminal.reports import show_bench, show_profiles, write_plot
+from sttrack_deploy.terminal.types import FILE, MOST_FRAMES, PATH, THREADS, Integer
 from sttrack_deploy.verification.benchmark.profile import profile_engines, profile_facts
 from sttrack_deploy.verification.benchmark.report import (
     bench_document,
@@ -43,27 +44,29 @@ from sttrack_deploy.verification.benchmark.worker import (
 __all__ = ["main"]
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=GroupedCommand)
 @subject_options
+@heading("Input")
 @click.option("--source", type=PATH, help="Video or folder of images.  [default: the demo clip]")
 @click.option("--init-box", metavar="X,Y,W,H", help="Target on its first frame.")
+@heading(ENGINE)
 @click.option(
     "--threads", type=THREADS, default=2, show_default=True, help="CPU threads of the engine and of OpenCV."
 )
+@heading("Timing")
 @click.option(
     "--frames",
-    type=click.IntRange(LEAST_FRAMES, MOST_FRAMES),
+    type=Integer(LEAST_FRAMES, MOST_FRAMES),
     default=60,
     show_default=True,
     help="Frames per turn.",
 )
-@click.option(
-    "--rounds", type=click.IntRange(1, 10_000), default=10, show_default=True, help="Turns per engine."
-)
+@click.option("--rounds", type=Integer(1, 10_000), default=10, show_default=True, help="Turns per engine.")
 @click.option(
     "--targets", metavar="1,2,4,8", help="Also time the search step with so many targets in a batch."
 )
-@click.option("--long", "long_frames", type=click.IntRange(0, MOST_FRAMES), default=0, metavar="FRAMES",
+@heading("More measurements", more=True)
+@click.option("--long", "long_frames", type=Integer(0, MOST_FRAMES), default=0, metavar="FRAMES",
               help="Also track this long, for cost and memory against the frame index (10000, say).")  # fmt: skip
 @click.option(
     "--baseline",
@@ -72,13 +75,15 @@ __all__ = ["main"]
 )
 @click.option(
     "--seed",
-    type=click.IntRange(0, 2**63 - 1),
+    type=Integer(0, 2**63 - 1),
     default=0,
     show_default=True,
     help="Seed of the order in which engines take turns.",
 )
+@heading("Timing")
 @click.option("--profile", is_flag=True, help="Also show which operators of each engine its time goes to.")
 @json_option
+@heading(RESULTS)
 @click.option("--plot", type=FILE, help="Draw the times (PNG).")
 @overwrite_option
 @command
@@ -143,7 +148,10 @@ def _numbers(text: str | None) -> tuple[int, ...]:
     """``1,2,4,8``; 1 is always among them, the others are compared with it."""
     if text is None:
         return ()
-    words = [word.strip() for word in text.split(",")]
-    if not all(word.isdecimal() and 1 <= int(word) <= 64 for word in words):
+    try:
+        numbers = [parse_integer(word.strip()) for word in text.split(",")]
+    except ValueError:
+        numbers = []
+    if not numbers or not all(1 <= number <= 64 for number in numbers):
         raise UsageError(f"--targets is numbers from 1 to 64 such as 1,2,4,8, not {text!r}")
-    return tuple(sorted({1, *map(int, words)}))
+    return tuple(sorted({1, *numbers}))

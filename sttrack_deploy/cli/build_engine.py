@@ -28,15 +28,11 @@ from sttrack_deploy.engines.cache import VARIABLE
 from sttrack_deploy.errors import UsageError, UserError
 from sttrack_deploy.files import atomic_path
 from sttrack_deploy.locks import in_turn
-from sttrack_deploy.terminal.options import (
-    FOLDER,
-    PATH,
-    check_reports,
-    json_option,
-    overwrite_option,
-    threads_option,
-)
+from sttrack_deploy.records import parse_integer
+from sttrack_deploy.terminal.help import GroupedCommand, heading
+from sttrack_deploy.terminal.options import check_reports, json_option, overwrite_option, threads_option
 from sttrack_deploy.terminal.program import command, console, progress_bar, say
+from sttrack_deploy.terminal.types import FOLDER, PATH, Integer
 
 if TYPE_CHECKING:
     from sttrack_deploy.verification.closed_loop import EngineCheck
@@ -44,8 +40,9 @@ if TYPE_CHECKING:
 __all__ = ["BuildBar", "main", "progress_columns"]
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=GroupedCommand)
 @click.argument("bundle_path", metavar="[BUNDLE]", required=False, type=PATH)
+@heading("Engine")
 @click.option("--target", type=click.Choice(list(BUILDERS)), required=True, help="What to build for.")
 @click.option(
     "--out",
@@ -58,22 +55,22 @@ __all__ = ["BuildBar", "main", "progress_columns"]
     metavar="N|MIN,BEST,MAX",
     help="Targets for each call, if the bundle's batch is dynamic.  [default: 1]",
 )
+@heading("TensorRT", more=True)
 @click.option(
     "--compute-capability",
     "capabilities",
     metavar="LIST",
     help="TensorRT for RTX: GPUs to build for, such as 8.9,12.0; 7.5 only by itself.  [default: 8.0,8.6,8.9,12.0]",
 )
-@click.option(
-    "--workspace", type=click.IntRange(1, 1 << 24), metavar="MIB", help="TensorRT: most scratch memory."
-)
-@click.option("--optimization-level", type=click.IntRange(0, 5), help="TensorRT: 0 builds fast, 5 runs fast.")
+@click.option("--workspace", type=Integer(1, 1 << 24), metavar="MIB", help="TensorRT: most scratch memory.")
+@click.option("--optimization-level", type=Integer(0, 5), help="TensorRT: 0 builds fast, 5 runs fast.")
 @click.option("--tf32", is_flag=True, help="TensorRT: compute FP32 products with ten bits of mantissa.")
 @click.option(
     "--hardware-compatible", is_flag=True, help="TensorRT: plans also run on other GPUs from Ampere on."
 )
 @click.option("--version-compatible", is_flag=True, help="TensorRT: plans also run with later versions.")
 @click.option("--no-timing-cache", is_flag=True, help="TensorRT: measure every kernel anew.")
+@heading("Checks")
 @click.option("--rebuild", is_flag=True, help="Build although what is there fits.")
 @click.option("--no-check", is_flag=True, help="Do not compare with ONNX Runtime on the demo clip.")
 @click.option("--keep-failed", is_flag=True, help="Keep an engine that fails the comparison.")
@@ -223,7 +220,7 @@ def _refuse_foreign_options(options: dict[str, object], target: str) -> None:
 def _capabilities(text: str) -> tuple[str, ...]:
     """``8.9,12.0``."""
     found = tuple(part.strip() for part in text.split(","))
-    if not all(re.fullmatch(r"\d+\.\d", part) for part in found) or len(set(found)) < len(found):
+    if not all(re.fullmatch(r"[0-9]+\.[0-9]", part) for part in found) or len(set(found)) < len(found):
         raise UsageError(f"--compute-capability is a list of different ones, such as 8.9,12.0; not {text!r}")
     return found
 
@@ -231,7 +228,7 @@ def _capabilities(text: str) -> tuple[str, ...]:
 def _batch(text: str) -> BatchRange:
     """``4`` or ``1,4,8``."""
     try:
-        numbers = [int(part) for part in text.split(",")]
+        numbers = [parse_integer(part.strip()) for part in text.split(",")]
     except ValueError:
         numbers = []
     if len(numbers) == 1 and numbers[0] >= 1:

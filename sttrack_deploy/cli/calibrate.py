@@ -21,10 +21,9 @@ from sttrack_deploy.geometry import parse_box
 from sttrack_deploy.policy import PolicyChanges
 from sttrack_deploy.sequences.datasets import DATASETS
 from sttrack_deploy.sequences.sequence import VideoSequence, select
+from sttrack_deploy.terminal.help import GroupedCommand, heading
 from sttrack_deploy.terminal.options import (
-    FOLDER,
-    PATH,
-    THREADS,
+    ENGINE,
     bundle_option,
     check_reports,
     json_option,
@@ -32,6 +31,7 @@ from sttrack_deploy.terminal.options import (
     tracking_options,
 )
 from sttrack_deploy.terminal.program import command, complain, console, progress_bar, say
+from sttrack_deploy.terminal.types import FOLDER, PATH, THREADS, Integer
 
 __all__ = ["main"]
 
@@ -42,13 +42,15 @@ NOT_OF_THE_SET = ("bundle", "out", "json_path", "overwrite")
 """Parameters that are not repeated in the command that the set keeps."""
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=GroupedCommand)
 @click.argument("sources", nargs=-1, type=PATH)
+@heading("Input")
 @click.option("--init-box", metavar="X,Y,W,H", help="Target on the first frame, where SOURCE is one video.")
 @click.option(
     "--dataset",
     type=click.Choice([name for name in DATASETS if name != "folder"]),
-    help="Record from a published data set instead of SOURCES.",
+    metavar="NAME",
+    help=f"Record from a published data set instead of SOURCES: {', '.join(n for n in DATASETS if n != 'folder')}.",
 )
 @click.option(
     "--data",
@@ -62,35 +64,39 @@ NOT_OF_THE_SET = ("bundle", "out", "json_path", "overwrite")
     type=FOLDER,
     help="Follow the boxes of this evaluation run (sttrack-eval --out) of the sources; others are left out.",
 )
+@heading("Output")
 @click.option(
     "--out",
     type=FOLDER,
     help="Folder of the set.  [default: calib/ and the bundle's name]",
 )
 @click.option(
-    "--samples", type=click.IntRange(1, 1_000_000), default=512, show_default=True, help="Samples to record."
+    "--samples", type=Integer(1, 1_000_000), default=512, show_default=True, help="Samples to record."
 )
+@heading("Choice of samples", more=True)
 @click.option(
     "--starts",
-    type=click.IntRange(1, 10_000),
+    type=Integer(1, 10_000),
     default=5,
     show_default=True,
     help="Tracks started in each sequence, for other templates; the first runs through all of it.",
 )
 @click.option(
     "--seed",
-    type=click.IntRange(0, 2**63 - 1),
+    type=Integer(0, 2**63 - 1),
     default=0,
     show_default=True,
     help="Seed of the choice of samples.",
 )
 @bundle_option
+@heading(ENGINE)
 @click.option(
     "--engine",
     type=click.Choice(list(BACKENDS)),
     default=DEFAULT_BACKEND,
     show_default=True,
-    help="Back end that tracks; it must export its state.",
+    metavar="NAME",
+    help="Back end that tracks, one that exports its state: as in sttrack-run.",
 )
 @click.option(
     "--threads",

@@ -16,8 +16,9 @@ from rich.table import Table
 from sttrack_deploy.bundle import open_bundle
 from sttrack_deploy.errors import MissingDependencyError, UsageError
 from sttrack_deploy.export.precision import CONVERTED, METHODS
-from sttrack_deploy.terminal.options import FOLDER, PATH, FiniteFloat
-from sttrack_deploy.terminal.program import GroupedCommand, command, complain, console, progress_bar, say
+from sttrack_deploy.terminal.help import GroupedCommand, heading, under
+from sttrack_deploy.terminal.program import command, complain, console, progress_bar, say
+from sttrack_deploy.terminal.types import FOLDER, PATH, Integer, Number
 
 if TYPE_CHECKING:
     from sttrack_deploy.export.precision.convert import Outcome, PrecisionOptions
@@ -27,8 +28,9 @@ __all__ = ["conversion_options", "convert", "default_out", "main", "options_of"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_OPTIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
+_OPTIONS: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
     (
+        "Data",
         "--calib",
         "calibration",
         {
@@ -38,6 +40,7 @@ _OPTIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
         },
     ),
     (
+        "Data",
         "--gate-data",
         "gate_data",
         {
@@ -48,6 +51,7 @@ _OPTIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
         },
     ),
     (
+        "Output",
         "--force",
         "force",
         {
@@ -56,6 +60,7 @@ _OPTIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
         },
     ),
     (
+        "INT8",
         "--layers",
         "layers",
         {
@@ -65,8 +70,9 @@ _OPTIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
             "help": "What becomes INT8. auto searches; a file names one group a line.",
         },
     ),
-    ("--int8-template", "template", {"is_flag": True, "help": "The template graph too."}),
+    ("INT8", "--int8-template", "template", {"is_flag": True, "help": "The template graph too."}),
     (
+        "INT8",
         "--ranges",
         "method",
         {
@@ -77,6 +83,7 @@ _OPTIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
         },
     ),
     (
+        "INT8, search for layers (--layers auto)",
         "--search-data",
         "search_data",
         {
@@ -88,37 +95,40 @@ _OPTIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
         },
     ),
     (
+        "INT8, search for layers (--layers auto)",
         "--budget",
         "budget",
         {
-            "type": FiniteFloat(0, 1),
+            "type": Number(0, 1),
             "default": 0.004,
             "show_default": True,
             "help": "AUC (mean IoU with the truth, 0..1) that may be lost, beyond one standard error.",
         },
     ),
     (
+        "INT8, search for layers (--layers auto)",
         "--step-budget",
         "step_budget",
         {
-            "type": FiniteFloat(0, 1),
+            "type": Number(0, 1),
             "default": 0.01,
             "show_default": True,
             "help": "Mean 1 - IoU to fp32 of single steps from recorded states that is allowed.",
         },
     ),
     (
+        "INT8, search for layers (--layers auto)",
         "--search-window",
         "search_window",
         {
-            "type": click.IntRange(0, 1_000_000),
+            "type": Integer(0, 1_000_000),
             "default": 20,
             "show_default": True,
             "help": "Start again on the true box after so many frames, so that chance does not pile up; 0: never.",
         },
     ),
 )
-"""Option, field of ``PrecisionOptions``, the rest of ``click.option``."""
+"""Heading, option, field of ``PrecisionOptions``, the rest of ``click.option``."""
 
 
 def conversion_options(*, hidden: bool = False) -> Callable[[F], F]:
@@ -127,11 +137,11 @@ def conversion_options(*, hidden: bool = False) -> Callable[[F], F]:
     def add(function: F) -> F:
         @functools.wraps(function)
         def gathered(*args: Any, **given: Any) -> Any:
-            return function(*args, conversion={name: given.pop(name) for _, name, _ in _OPTIONS}, **given)
+            return function(*args, conversion={name: given.pop(name) for _, _, name, _ in _OPTIONS}, **given)
 
         wrapped: Any = gathered
-        for option, name, settings in reversed(_OPTIONS):
-            wrapped = click.option(option, name, hidden=hidden, **settings)(wrapped)
+        for place, option, name, settings in reversed(_OPTIONS):
+            wrapped = under(place, click.option(option, name, hidden=hidden, **settings))(wrapped)
         wrapped = click.option("--qdq", hidden=True, expose_value=False, is_eager=True, callback=_no_layouts)(
             wrapped
         )
@@ -147,17 +157,9 @@ def _no_layouts(_: click.Context, __: click.Parameter, value: str | None) -> Non
         )
 
 
-@click.command(
-    cls=GroupedCommand,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    groups={
-        "Output": ("precision", "out", "force"),
-        "Data": ("calibration", "gate_data"),
-        "INT8": ("layers", "template", "method"),
-        "INT8, search for layers (--layers auto)": ("search_data", "budget", "step_budget", "search_window"),
-    },
-)
+@click.command(cls=GroupedCommand)
 @click.argument("bundle", type=FOLDER)
+@heading("Output")
 @click.option(
     "--precision", type=click.Choice(CONVERTED), required=True, help="Precision of the new bundle's graphs."
 )

@@ -22,8 +22,10 @@ from sttrack_deploy import __version__
 from sttrack_deploy.bundle import default_bundle_path, open_bundle
 from sttrack_deploy.engines.registry import BACKENDS, DEFAULT_BACKEND
 from sttrack_deploy.errors import UsageError, UserError
-from sttrack_deploy.terminal.options import PATH, bundle_option
+from sttrack_deploy.terminal.help import GroupedCommand, heading
+from sttrack_deploy.terminal.options import bundle_option
 from sttrack_deploy.terminal.program import command, console, say
+from sttrack_deploy.terminal.types import PATH
 
 __all__ = ["main"]
 
@@ -71,7 +73,8 @@ class _Entry:
     install: str | None
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=GroupedCommand)
+@heading("Checks")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output instead of tables.")
 @click.option("--gpu-acceptance", is_flag=True, help="Build, gate and time every precision on the GPU here.")
 @click.option("--data", type=PATH, help="With it: folder of annotated videos.  [default: demo]")

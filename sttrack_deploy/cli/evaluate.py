@@ -34,9 +34,10 @@ from sttrack_deploy.records import parse_number
 from sttrack_deploy.runtime.worker_pool import threads_each
 from sttrack_deploy.sequences.datasets.locations import write_config as write_dataset_config
 from sttrack_deploy.sequences.sequence import VideoSequence
+from sttrack_deploy.terminal.help import GroupedGroup, heading, under
 from sttrack_deploy.terminal.options import (
-    FILE,
-    FOLDER,
+    ENGINE,
+    RESULTS,
     check_reports,
     data_options,
     dataset_title,
@@ -54,6 +55,7 @@ from sttrack_deploy.terminal.reports import (
     show_evaluations,
     write_pictures,
 )
+from sttrack_deploy.terminal.types import FILE, FOLDER, Integer
 
 __all__ = ["check_fit", "fit_options", "fit_thresholds", "main"]
 
@@ -81,14 +83,18 @@ class Percentage(click.ParamType):  # type: ignore[type-arg, unused-ignore]
 
 def fit_options(function: F) -> F:
     """``--fit-lost RATE`` and ``--write-manifest``."""
-    function = click.option(
-        "--write-manifest", is_flag=True, help="Put that proposal into the bundle that --bundle names."
-    )(function)
-    return click.option(
-        "--fit-lost",
-        type=Percentage(),
-        metavar="RATE",
-        help="Propose when to say LOST, so that at most this share of the frames on the target are: 1% or 0.01.",
+    return under(
+        "When a target is LOST",
+        click.option(
+            "--fit-lost",
+            type=Percentage(),
+            metavar="RATE",
+            help="Propose when to say LOST, so that at most this share of the frames on the target are: 1% or 0.01.",
+        ),
+        click.option(
+            "--write-manifest", is_flag=True, help="Put that proposal into the bundle that --bundle names."
+        ),
+        more=True,
     )(function)
 
 
@@ -137,8 +143,9 @@ def fit_thresholds(evaluation: Evaluation, subject: Subject, rate: float, *, wri
 CONFIG_FILE = Path("sttrack-datasets.toml")
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]}, invoke_without_command=True)
+@click.group(cls=GroupedGroup, invoke_without_command=True)
 @data_options
+@heading(ENGINE)
 @click.option(
     "--bundle",
     "bundles",
@@ -151,10 +158,13 @@ CONFIG_FILE = Path("sttrack-datasets.toml")
     "engines",
     type=click.Choice(list(BACKENDS)),
     multiple=True,
-    help=f"Back end that runs the network; several are compared.  [default: {DEFAULT_BACKEND}]",
+    metavar="NAME",
+    help=f"Back end that runs the network: {', '.join(BACKENDS)}; several are compared.  "
+    f"[default: {DEFAULT_BACKEND}]",
 )
 @threads_option
 @tracking_options
+@heading("Scores")
 @click.option(
     "--results",
     metavar="[LABEL=]DIR",
@@ -168,11 +178,13 @@ CONFIG_FILE = Path("sttrack-datasets.toml")
     multiple=True,
     help=f"Whose rules make the numbers; the first leads.  [default: {DEFAULT_PROTOCOL.name}]",
 )
+@heading(RESULTS)
 @click.option(
     "--out",
     type=FOLDER,
     help="Write result files here as sequences end; the same command goes on where it stopped.",
 )
+@heading("Result files of --out", more=True)
 @click.option(
     "--layout",
     "layout_name",
@@ -182,27 +194,33 @@ CONFIG_FILE = Path("sttrack-datasets.toml")
     help="Toolkit whose file layout --out writes.",
 )
 @click.option("--integer-boxes", is_flag=True, help="Truncate boxes to whole pixels, as older tools do.")
+@heading("Runs", more=True)
 @click.option("--restart", is_flag=True, help="Run finished sequences again.")
+@heading(RESULTS)
 @click.option(
     "--overwrite",
     is_flag=True,
     help="Replace results of another export or policy under --out, and reports that sttrack-deploy did not write.",
 )
+@heading("Runs", more=True)
 @click.option(
     "--workers",
-    type=click.IntRange(1, 1024),
+    type=Integer(1, 1024),
     default=1,
     show_default=True,
     help="Worker processes; each runs one sequence at a time.",
 )
 @click.option("--shard", "shard_text", metavar="I/N", help="Only part I of N, for N machines; then: merge.")
 @json_option
+@heading(RESULTS)
 @click.option("--html", type=FILE, help="Write a report to look at.")
+@heading("Plots and the HTML report", more=True)
 @click.option("--plots", type=FOLDER, help="Write the plots as PNG and SVG here.")
 @click.option(
-    "--worst", type=click.IntRange(0, 1000), default=5, show_default=True, help="Sequences shown in the HTML."
+    "--worst", type=Integer(0, 1000), default=5, show_default=True, help="Sequences shown in the HTML."
 )
 @fit_options
+@heading("Where data sets lie", more=True)
 @click.option(
     "--write-config", is_flag=True, help=f"Write {CONFIG_FILE}, which says where data sets lie, and end."
 )

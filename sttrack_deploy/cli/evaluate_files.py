@@ -11,21 +11,17 @@ from sttrack_deploy.errors import UsageError
 from sttrack_deploy.evaluation.results import find_results
 from sttrack_deploy.evaluation.shards import merge_results
 from sttrack_deploy.evaluation.submission import FORMATS, pack
-from sttrack_deploy.terminal.options import (
-    FILE,
-    FOLDER,
-    PATH,
-    check_reports,
-    load_sequences,
-    overwrite_option,
-)
+from sttrack_deploy.terminal.help import GroupedCommand, heading
+from sttrack_deploy.terminal.options import check_reports, load_sequences, overwrite_option
 from sttrack_deploy.terminal.program import command, console, progress_bar, say
+from sttrack_deploy.terminal.types import FILE, FOLDER, PATH
 
 __all__ = ["merge_command", "pack_command"]
 
 
-@click.command("merge", context_settings={"help_option_names": ["-h", "--help"]})
+@click.command("merge", cls=GroupedCommand)
 @click.argument("parts", nargs=-1, required=True, type=PATH)
+@heading("Output")
 @click.option("--out", type=FOLDER, required=True, help="Folder for the merged results.")
 @command
 def merge_command(parts: tuple[Path, ...], out: Path) -> None:
@@ -38,8 +34,9 @@ def merge_command(parts: tuple[Path, ...], out: Path) -> None:
     say(f"next, score them: {shlex.join(['sttrack-eval', '--results', str(out), '--data', 'DIR'])}")
 
 
-@click.command("pack", context_settings={"help_option_names": ["-h", "--help"]})
+@click.command("pack", cls=GroupedCommand)
 @click.argument("results", type=PATH)
+@heading("Submission")
 @click.option(
     "--format",
     "format_name",

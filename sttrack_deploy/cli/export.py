@@ -18,8 +18,11 @@ from sttrack_deploy.errors import MissingDependencyError, UsageError, UserError
 from sttrack_deploy.export.precision import CONVERTED
 from sttrack_deploy.geometry import parse_box
 from sttrack_deploy.policy import PolicyChanges
-from sttrack_deploy.terminal.options import FILE, FOLDER, PATH, tracking_options
+from sttrack_deploy.records import parse_integer
+from sttrack_deploy.terminal.help import GroupedCommand, heading
+from sttrack_deploy.terminal.options import tracking_options
 from sttrack_deploy.terminal.program import command, console, progress_bar, say
+from sttrack_deploy.terminal.types import FILE, FOLDER, PATH, Integer
 
 if TYPE_CHECKING:
     from sttrack_deploy.export.exporter import ExportOptions
@@ -28,7 +31,8 @@ if TYPE_CHECKING:
     from sttrack_deploy.models.networks import Network
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=GroupedCommand)
+@heading("Input")
 @click.option("--model", "preset_name", metavar="PRESET", help="sttrack-r50, sttrack-nano or sttrack-plain.")
 @click.option("--config", "config_path", type=FILE, help="Published experiment file (YAML).")
 @click.option(
@@ -36,6 +40,7 @@ if TYPE_CHECKING:
     type=FILE,
     help="Published checkpoint, or weights of sttrack-train (.safetensors).",
 )
+@heading("Output")
 @click.option(
     "--out",
     type=PATH,
@@ -48,6 +53,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Precision of the graphs. Others than fp32 are made as sttrack-convert makes them, and take its options.",
 )
+@heading("Input")
 @click.option(
     "--from",
     "source",
@@ -56,21 +62,29 @@ if TYPE_CHECKING:
     help="Convert this fp32 bundle, as sttrack-convert does; --checkpoint is then not needed.",
 )
 @conversion_options(hidden=True)
+@heading("Graphs", more=True)
+@click.option("--memory-size", type=Integer(1, 4096), help="Frames the memory holds.  [default: the model's]")
 @click.option(
-    "--memory-size", type=click.IntRange(1, 4096), help="Frames the memory holds.  [default: the model's]"
+    "--memory-semantics",
+    type=click.Choice(["test", "train"]),
+    help="What the memory attends to: the frames before only (test), or the current one too, as in the published "
+    "training (train).  [default: the model's]",
 )
-@click.option("--memory-semantics", type=click.Choice(["test", "train"]), help="[default: the model's]")
 @click.option(
     "--crops",
     type=click.Choice(["published", "snapped"]),
     help="Where search crops are cut: as published, or on a grid, where rounding differences die out.  "
     "[default: the model's]",
 )
+@heading("Output")
 @click.option("--batch", default="1", show_default=True, metavar="N|dynamic", help="Targets for each call.")
-@click.option("--opset", type=click.IntRange(18, 20), help="ONNX opset, 18 to 20.  [default: 20]")
+@heading("Graphs", more=True)
+@click.option("--opset", type=Integer(18, 20), help="ONNX opset, 18 to 20.  [default: 20]")
+@heading("Output")
 @click.option(
     "--license", "license_name", default="unknown", show_default=True, help="License of the weights."
 )
+@heading("Checks")
 @click.option("--no-validate", is_flag=True, help="Skip the comparison with PyTorch.")
 @click.option(
     "--validation-source",
@@ -208,9 +222,13 @@ def _batch(text: str) -> int | None:
     """Number of targets, ``None`` for dynamic."""
     if text == "dynamic":
         return None
-    if not text.isdecimal() or not 1 <= int(text) <= 64:
+    try:
+        number = parse_integer(text)
+    except ValueError:
+        number = 0
+    if not 1 <= number <= 64:
         raise UsageError(f"--batch is a number from 1 to 64 or 'dynamic', not {text!r}")
-    return int(text)
+    return number
 
 
 def _load(

@@ -8,44 +8,47 @@ from pathlib import Path
 import click
 
 from sttrack_deploy.bundle import open_bundle
-from sttrack_deploy.terminal.options import FOLDER, FiniteFloat
+from sttrack_deploy.terminal.help import GroupedCommand, heading
 from sttrack_deploy.terminal.program import command, say
+from sttrack_deploy.terminal.types import FOLDER, Integer, Number
 
 __all__ = ["main"]
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=GroupedCommand)
 @click.argument("bundle", required=False, type=FOLDER)
+@heading("Output")
 @click.option(
     "--out",
     type=FOLDER,
     required=True,
     help="Folder to write: the server's --model-repository.",
 )
+@heading("Server")
 @click.option(
     "--tracks",
-    type=click.IntRange(1, 100_000),
+    type=Integer(1, 100_000),
     default=256,
     show_default=True,
     help="Tracks that a server keeps at once.",
 )
 @click.option(
     "--max-batch",
-    type=click.IntRange(1, 1024),
+    type=Integer(1, 1024),
     default=16,
     show_default=True,
     help="Tracks in one call of the graph.",
 )
 @click.option(
     "--idle",
-    type=FiniteFloat(0.1, 86_400),
+    type=Number(0.1, 86_400),
     default=60.0,
     show_default=True,
     help="Seconds after which a track without frames is forgotten.",
 )
 @click.option(
     "--instances",
-    type=click.IntRange(1, 64),
+    type=Integer(1, 64),
     default=1,
     show_default=True,
     help="Copies of each model side by side.",

@@ -7,14 +7,16 @@ from pathlib import Path
 import click
 
 from sttrack_deploy.bundle import open_bundle
-from sttrack_deploy.terminal.options import FOLDER, NamedPath
+from sttrack_deploy.terminal.help import GroupedCommand, heading
 from sttrack_deploy.terminal.program import command, say
+from sttrack_deploy.terminal.types import FOLDER, NamedPath
 
 __all__ = ["main"]
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=GroupedCommand)
 @click.argument("bundle", required=False, type=FOLDER)
+@heading("Output")
 @click.option(
     "--out",
     type=FOLDER,

@@ -18,10 +18,10 @@ from sttrack_deploy.evaluation.reporting.tables import plain_table
 from sttrack_deploy.files import atomic_path
 from sttrack_deploy.plotting import drawing
 from sttrack_deploy.sequences.sequence import VideoSequence
+from sttrack_deploy.terminal.help import GroupedCommand, heading
 from sttrack_deploy.terminal.options import (
-    FILE,
-    MOST_FRAMES,
-    FiniteFloat,
+    DATA,
+    RESULTS,
     check_reports,
     chosen_bundles,
     chosen_engines,
@@ -35,6 +35,7 @@ from sttrack_deploy.terminal.options import (
     threads_option,
 )
 from sttrack_deploy.terminal.program import command, complain, console, progress_bar, say
+from sttrack_deploy.terminal.types import FILE, MOST_FRAMES, Integer, Number
 from sttrack_deploy.verification.agreement import DIVERGED_BELOW, ON_TARGET
 from sttrack_deploy.verification.closed_loop import DEMO, Beginning, demo_sequence
 from sttrack_deploy.verification.parity.report import NotRun, ParityResult, parity_document
@@ -55,8 +56,8 @@ def show(results: Sequence[ParityResult], data: str) -> None:
     """The closed loop of all, then tensors, growth and bisect of each."""
     table = plain_table(f"closed loop beside PyTorch, {data}")
     table.add_column("bundle, engine", no_wrap=True)
-    for heading in ("mean IoU", "least", "diverged", "AUC", "PyTorch", "gate"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    for title in ("mean IoU", "least", "diverged", "AUC", "PyTorch", "gate"):
+        table.add_column(title, justify="right", no_wrap=True)
     for result in results:
         name = escape(result.deployment.label)
         if isinstance(result, NotRun):
@@ -118,8 +119,8 @@ def _show_one(result: DeploymentParity) -> None:
         f"{label}: tensors over {replayed.frames} frames, same crops, each step from PyTorch's state"
     )
     table.add_column("tensor")
-    for heading in ("max |error|", "mean |error|", "relative", "cosine"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    for title in ("max |error|", "mean |error|", "relative", "cosine"):
+        table.add_column(title, justify="right", no_wrap=True)
     for t in replayed.tensors:
         cosine = "" if math.isnan(t.cosine) else f"{t.cosine:.7f}"
         table.add_row(escape(t.name), f"{t.largest:.2e}", f"{t.mean:.2e}", f"{t.relative:.2e}", cosine)
@@ -158,27 +159,28 @@ RECORDED_SEQUENCES = 8
 """Sequences whose beginnings are replayed; their crops are kept in memory."""
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=GroupedCommand)
 @subject_options
 @data_options
 @threads_option
-@click.option(
-    "--frames", type=click.IntRange(2, MOST_FRAMES), help="Only the first N frames of each sequence."
-)
+@heading(DATA)
+@click.option("--frames", type=Integer(2, MOST_FRAMES), help="Only the first N frames of each sequence.")
+@heading("Errors of tensors", more=True)
 @click.option(
     "--replay",
     "replayed",
-    type=click.IntRange(1, MOST_FRAMES),
+    type=Integer(1, MOST_FRAMES),
     default=100,
     show_default=True,
     help=f"Frames replayed for tensor errors, in each of at most {RECORDED_SEQUENCES} sequences.",
 )
 @click.option(
     "--tolerance",
-    type=FiniteFloat(0, min_open=True, max=1e9),
+    type=Number(0, min_open=True, max=1e9),
     help="Relative error from which a tensor has diverged.  [default: by precision]",
 )
 @json_option
+@heading(RESULTS)
 @click.option("--plot", type=FILE, help="Draw IoU over time (PNG).")
 @overwrite_option
 @command

@@ -12,18 +12,10 @@ from click.core import ParameterSource
 from sttrack_deploy.errors import UsageError
 from sttrack_deploy.geometry import parse_box
 from sttrack_deploy.policy import PolicyChanges
-from sttrack_deploy.terminal.options import (
-    FILE,
-    MOST_FRAMES,
-    PATH,
-    TRACKING_NAMES,
-    FiniteFloat,
-    NamedPath,
-    bundle_option,
-    engine_options,
-    tracking_options,
-)
-from sttrack_deploy.terminal.program import GroupedCommand, command
+from sttrack_deploy.terminal.help import GroupedCommand, heading
+from sttrack_deploy.terminal.options import TRACKING_NAMES, bundle_option, engine_options, tracking_options
+from sttrack_deploy.terminal.program import command
+from sttrack_deploy.terminal.types import FILE, MOST_FRAMES, PATH, Integer, NamedPath, Number
 
 if TYPE_CHECKING:  # imported when a run starts: a missing libGL must become one line, not a traceback
     from sttrack_deploy.cli.run_one import RunJob
@@ -38,21 +30,9 @@ OF_A_LIST |= {"overwrite", "bundle", "engine", "threads", *TRACKING_NAMES}
 """Parameters that ``--list`` can be given with."""
 
 
-@click.command(
-    cls=GroupedCommand,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    groups={
-        "Target": ("init_boxes", "select", "start_from", "start_above", "max_targets", "demo"),
-        "Many videos": ("video_list", "workers", "ray"),
-        "Source": ("start", "end", "fps", "hardware"),
-        "Live source": ("reconnect", "every_frame"),
-        "Video output": ("out", "no_video", "codec", "quality", "keep_audio", "show"),
-        "Results": ("boxes", "json_file", "tracks", "tracks_format", "overwrite"),
-        "Model": ("bundle", "engine", "threads"),
-        "Tracking": TRACKING_NAMES,
-    },
-)
+@click.command(cls=GroupedCommand)
 @click.argument("source", required=False)
+@heading("Target")
 @click.option(
     "--init-box",
     "init_boxes",
@@ -63,6 +43,7 @@ OF_A_LIST |= {"overwrite", "bundle", "engine", "threads", *TRACKING_NAMES}
 @click.option(
     "--select", count=True, help="Draw the target with the mouse; several times for several targets."
 )
+@heading("Targets of a detector", more=True)
 @click.option(
     "--start-from",
     type=FILE,
@@ -71,19 +52,21 @@ OF_A_LIST |= {"overwrite", "bundle", "engine", "threads", *TRACKING_NAMES}
 )
 @click.option(
     "--start-above",
-    type=FiniteFloat(0, 1),
+    type=Number(0, 1),
     default=0.5,
     show_default=True,
     help="Least score of a detection that counts.",
 )
 @click.option(
     "--max-targets",
-    type=click.IntRange(1, 1000),
+    type=Integer(1, 1000),
     default=32,
     show_default=True,
     help="Most targets that detections start.",
 )
+@heading("Target")
 @click.option("--demo", is_flag=True, help="Render a clip, track it, compare with its exact truth.")
+@heading("Many videos", more=True)
 @click.option(
     "--list",
     "video_list",
@@ -93,7 +76,7 @@ OF_A_LIST |= {"overwrite", "bundle", "engine", "threads", *TRACKING_NAMES}
 )
 @click.option(
     "--workers",
-    type=click.IntRange(1, 256),
+    type=Integer(1, 256),
     help="Videos of the list at once, a process each.  [default: 1; with --ray as many as fit]",
 )
 @click.option(
@@ -101,26 +84,26 @@ OF_A_LIST |= {"overwrite", "bundle", "engine", "threads", *TRACKING_NAMES}
     metavar="ADDRESS",
     help="Track the list on a Ray cluster, a task each: its address, auto, or local for one on this machine.",
 )
+@heading("Source", more=True)
 @click.option(
     "--start",
-    type=click.IntRange(0, MOST_FRAMES),
+    type=Integer(0, MOST_FRAMES),
     default=0,
     show_default=True,
     help="First frame, counted from 0.",
 )
-@click.option(
-    "--end", type=click.IntRange(1, MOST_FRAMES), help="Frame to stop before.  [default: all frames]"
-)
-@click.option("--fps", type=FiniteFloat(0.1, 480), help="Frame rate, where the source's is missing or wrong.")
+@click.option("--end", type=Integer(1, MOST_FRAMES), help="Frame to stop before.  [default: all frames]")
+@click.option("--fps", type=Number(0.1, 480), help="Frame rate, where the source's is missing or wrong.")
 @click.option(
     "--decode-on",
     "hardware",
     metavar="DEVICE",
     help="Decode a video on hardware: cuda, vaapi, …  [default: CPU]",
 )
+@heading("Live source", more=True)
 @click.option(
     "--reconnect",
-    type=FiniteFloat(0, 1e9),
+    type=Number(0, 1e9),
     metavar="SECONDS",
     default=10,
     show_default=True,
@@ -129,26 +112,27 @@ OF_A_LIST |= {"overwrite", "bundle", "engine", "threads", *TRACKING_NAMES}
 @click.option(
     "--every-frame", is_flag=True, help="Track each frame of a live source, instead of always the newest."
 )
+@heading("Output")
 @click.option(
     "--out",
     type=PATH,
     help="Annotated video to write.  [default: SOURCE's name with _tracked.mp4, in this folder]",
 )
 @click.option("--no-video", is_flag=True, help="Write no video.")
+@heading("Video file", more=True)
 @click.option(
     "--codec",
     type=click.Choice(["h264", "av1", "mpeg4"]),
     help="Codec of the video.  [default: h264; av1 in .webm, mpeg4 in .avi]",
 )
-@click.option(
-    "--quality", type=click.IntRange(0, 100), default=75, show_default=True, help="Quality of the video."
-)
+@click.option("--quality", type=Integer(0, 100), default=75, show_default=True, help="Quality of the video.")
 @click.option(
     "--keep-audio/--no-audio",
     default=True,
     show_default=True,
     help="Copy the source's sound, where the format allows it.",
 )
+@heading("Output")
 @click.option("--show", is_flag=True, help="Preview: r re-selects, space pauses, q or Esc quits.")
 @click.option(
     "--boxes",
@@ -161,6 +145,7 @@ OF_A_LIST |= {"overwrite", "bundle", "engine", "threads", *TRACKING_NAMES}
     type=NamedPath(allow_dash=True),
     help="Write a JSON object a line for each target and frame; '-' prints them.",
 )
+@heading("Tracks for other tools", more=True)
 @click.option(
     "--tracks",
     type=PATH,
@@ -171,6 +156,7 @@ OF_A_LIST |= {"overwrite", "bundle", "engine", "threads", *TRACKING_NAMES}
     type=click.Choice(["mot", "cvat", "coco", "csv"]),
     help="Format of --tracks.  [default: by its suffix]",
 )
+@heading("Output")
 @click.option("--overwrite", is_flag=True, help="Replace files that exist.")
 @bundle_option
 @engine_options

@@ -16,14 +16,10 @@ from sttrack_deploy.bundle import open_bundle
 from sttrack_deploy.errors import MissingDependencyError, UsageError, UserError
 from sttrack_deploy.policy import PolicyChanges
 from sttrack_deploy.records import show
-from sttrack_deploy.terminal.options import (
-    FiniteFloat,
-    NamedPath,
-    bundle_option,
-    engine_options,
-    tracking_options,
-)
+from sttrack_deploy.terminal.help import GroupedCommand, heading
+from sttrack_deploy.terminal.options import bundle_option, engine_options, tracking_options
 from sttrack_deploy.terminal.program import command, say
+from sttrack_deploy.terminal.types import Integer, NamedPath, Number
 
 __all__ = ["main"]
 
@@ -31,22 +27,22 @@ NEEDED = ("starlette", "uvicorn", "prometheus_client")
 MIB = 2**20
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=GroupedCommand)
 @click.argument("sources", nargs=-1, metavar="[SOURCE]...")
+@heading("Address")
 @click.option(
     "--host",
     default="127.0.0.1",
     show_default=True,
     help="Address to listen on; any but the loopback one makes a token.",
 )
-@click.option(
-    "--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="0 takes a free one."
-)
+@click.option("--port", type=Integer(0, 65535), default=8765, show_default=True, help="0 takes a free one.")
 @click.option(
     "--token",
     envvar="STTRACK_SERVE_TOKEN",
     help="Secret that requests must show.  [default: a new one where --host is given]",
 )
+@heading("Behind a proxy", more=True)
 @click.option(
     "--allow-host",
     "hosts",
@@ -55,6 +51,7 @@ MIB = 2**20
     help="Further name that the server is reached by, behind a proxy.",
 )
 @click.option("--behind-proxy", is_flag=True, help="Believe X-Forwarded-Proto of a proxy on this machine.")
+@heading("What clients may open")
 @click.option(
     "--root",
     type=NamedPath(exists=True, file_okay=False),
@@ -66,34 +63,36 @@ MIB = 2**20
     default=None,
     help="Clients may open cameras.  [default: on the loopback address only]",
 )
+@heading("Limits", more=True)
 @click.option(
     "--max-upload",
-    type=click.IntRange(1, 1_000_000),
+    type=Integer(1, 1_000_000),
     default=1024,
     show_default=True,
     help="MiB of one upload.",
 )
 @click.option(
     "--max-tracks",
-    type=click.IntRange(1, 1_000_000),
+    type=Integer(1, 1_000_000),
     default=16,
     show_default=True,
     help="Tracks that exist at once.",
 )
 @click.option(
     "--max-streams",
-    type=click.IntRange(1, 1_000_000),
+    type=Integer(1, 1_000_000),
     default=4,
     show_default=True,
     help="Sources read at once.",
 )
 @click.option(
     "--idle",
-    type=FiniteFloat(1, 10**9),
+    type=Number(1, 10**9),
     default=30,
     show_default=True,
     help="Seconds after which a track nobody watches stops.",
 )
+@heading("Address")
 @click.option("--open", "open_page", is_flag=True, help="Open the page in the browser.")
 @bundle_option
 @engine_options

@@ -17,8 +17,9 @@ from rich.progress import Progress as ProgressBar
 from sttrack_deploy.errors import MissingDependencyError, UsageError, UserError
 from sttrack_deploy.locks import alone_in
 from sttrack_deploy.models.training.material import LAYOUTS, load_material
-from sttrack_deploy.terminal.options import FILE, FOLDER, MOST_FRAMES, THREADS, FiniteFloat
+from sttrack_deploy.terminal.help import GroupedCommand, heading
 from sttrack_deploy.terminal.program import INTERRUPTED, command, console, say
+from sttrack_deploy.terminal.types import FILE, FOLDER, MOST_FRAMES, THREADS, Integer, Number
 
 if TYPE_CHECKING:
     from sttrack_deploy.models.network import STTrack
@@ -33,7 +34,8 @@ MANY_CORES = 4
 MUCH_WAITING = 0.2
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=GroupedCommand)
+@heading("Input")
 @click.option("--recipe", "recipe_path", type=FILE, required=True, help="TOML file with the run's settings.")
 @click.option("--images", type=FOLDER, help="Photographs with index.csv; they are made into moving clips.")
 @click.option(
@@ -46,7 +48,9 @@ MUCH_WAITING = 0.2
     metavar="[NAME=]DIR",
     help="Where lasot, got10k, trackingnet or coco lies, or the folder that holds them; repeatable.",
 )
+@heading("Output")
 @click.option("--out", type=FOLDER, required=True, help="The run's folder; a run that lies there is resumed.")
+@heading("Start")
 @click.option("--init", type=FILE, help="Start from .safetensors weights or a published checkpoint.")
 @click.option("--config", type=FILE, help="Published experiment file (YAML); its network replaces [model].")
 @click.option(
@@ -54,53 +58,53 @@ MUCH_WAITING = 0.2
     type=FILE,
     help="Start the backbone from such weights: torchvision's ResNet, or NanoTrack v3 (.pth).",
 )
-@click.option(
-    "--until", type=click.IntRange(1, MOST_FRAMES), help="Stop at this step; the same command resumes."
-)
+@heading("Length")
+@click.option("--until", type=Integer(1, MOST_FRAMES), help="Stop at this step; the same command resumes.")
 @click.option(
     "--minutes",
-    type=FiniteFloat(0, min_open=True, max=1e9),
+    type=Number(0, min_open=True, max=1e9),
     help="Stop after this time; the same command resumes.",
 )
+@heading("Machine")
 @click.option("--device", help="torch device.  [default: cuda if there is one, else cpu]")
 @click.option("--threads", type=THREADS, help="CPU threads.  [default: all]")
+@heading("Batches", more=True)
 @click.option(
     "--ahead",
-    type=click.IntRange(0, 256),
+    type=Integer(0, 256),
     help=f"Batches made ahead, each in a thread.  [default: 1 on a GPU or {MANY_CORES} cores, else 0]",
 )
 @click.option(
     "--shares",
-    type=click.IntRange(1, 1024),
+    type=Integer(1, 1024),
     help="Batches side by side in a step: go on with fewer processes.  [default: one for each process]",
 )
 @click.option(
-    "--image-limit", type=click.IntRange(1, MOST_FRAMES), help="Use only so many photographs (for a trial)."
+    "--image-limit", type=Integer(1, MOST_FRAMES), help="Use only so many photographs (for a trial)."
 )
+@heading("Log and checkpoints", more=True)
 @click.option(
     "--report-every",
-    type=click.IntRange(1, MOST_FRAMES),
+    type=Integer(1, MOST_FRAMES),
     default=50,
     show_default=True,
     help="Steps between log lines.",
 )
 @click.option(
     "--validate-every",
-    type=click.IntRange(1, MOST_FRAMES),
+    type=Integer(1, MOST_FRAMES),
     default=1000,
     show_default=True,
     help="Steps between validations; each writes a checkpoint.",
 )
 @click.option(
     "--validation-clips",
-    type=click.IntRange(2, 100_000),
+    type=Integer(2, 100_000),
     default=128,
     show_default=True,
     help="Held-out clips of a validation.",
 )
-@click.option(
-    "--keep", type=click.IntRange(1, 10_000), default=3, show_default=True, help="Checkpoints to keep."
-)
+@click.option("--keep", type=Integer(1, 10_000), default=3, show_default=True, help="Checkpoints to keep.")
 @click.option("--tensorboard", is_flag=True, help="Also write a TensorBoard log.")
 @click.option("--changed-recipe", is_flag=True, help="Go on although the recipe is not the run's any more.")
 @command

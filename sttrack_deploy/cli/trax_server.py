@@ -20,6 +20,7 @@ from sttrack_deploy.errors import MissingDependencyError, UserError
 from sttrack_deploy.evaluation.vot import ENVIRONMENT_PREFIX, IMAGE_FORMATS, serve
 from sttrack_deploy.policy import PolicyChanges
 from sttrack_deploy.runtime.tracker import Tracker
+from sttrack_deploy.terminal.help import GroupedCommand
 from sttrack_deploy.terminal.options import bundle_option, engine_options, tracking_options
 from sttrack_deploy.terminal.program import command
 
@@ -28,9 +29,7 @@ __all__ = ["INSTALL", "main"]
 INSTALL = "pip install vot-trax"
 
 
-@click.command(
-    context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": ENVIRONMENT_PREFIX}
-)
+@click.command(cls=GroupedCommand, context_settings={"auto_envvar_prefix": ENVIRONMENT_PREFIX})
 @bundle_option
 @engine_options
 @tracking_options

@@ -12,19 +12,22 @@ from rich.markup import escape
 from sttrack_deploy.bundle import open_bundle
 from sttrack_deploy.engines.registry import DEFAULT_BACKEND
 from sttrack_deploy.policy import PolicyChanges
-from sttrack_deploy.terminal.options import FOLDER, bundle_option, engine_options, tracking_options
+from sttrack_deploy.terminal.help import GroupedCommand, heading
+from sttrack_deploy.terminal.options import bundle_option, engine_options, tracking_options
 from sttrack_deploy.terminal.program import command, console
+from sttrack_deploy.terminal.types import FOLDER
 
 __all__ = ["vot_command"]
 
 EXTRA = 'pip install "sttrack-deploy[vot]"'
 
 
-@click.command("vot", context_settings={"help_option_names": ["-h", "--help"]})
+@click.command("vot", cls=GroupedCommand)
 @click.argument("workspace", type=FOLDER)
 @bundle_option
 @engine_options
 @tracking_options
+@heading("Workspace")
 @click.option(
     "--label",
     metavar="NAME",

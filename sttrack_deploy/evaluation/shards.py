@@ -32,7 +32,7 @@ class Shard:
         Raises:
             UsageError: not that, or I is not in 1..N.
         """
-        match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text.strip())
+        match = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text.strip())
         if match is None or not 1 <= int(match[1]) <= int(match[2]) <= MOST_SHARDS:
             raise UsageError(
                 f"--shard is {show(text)}; it must be I/N with I from 1 to N, as 1/4, and N at most {MOST_SHARDS}"

@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from sttrack_deploy.records import parse_integer
 from sttrack_deploy.serve.formats import result_line
 from sttrack_deploy.serve.settings import Refusal, TooLarge, TooMany
 from sttrack_deploy.serve.track import Event, Track, Waiters
@@ -86,7 +87,7 @@ def _parameter(request: Request, name: str, least: int, most: int) -> int | None
     if text is None:
         return None
     try:
-        value = int(text) if len(text) < 20 else most + 1
+        value = parse_integer(text)
     except ValueError:
         value = most + 1
     if not least <= value <= most:

@@ -137,7 +137,7 @@ class SourceStore:
         path = Path(address)
         if path.exists():
             return self._add_path(path, path.name or str(path), given=True)
-        if address.isdecimal():
+        if address.isascii() and address.isdecimal():
             return self._keep(Source(_name(), "camera", f"Camera {address}", address, given=True))
         if "://" in address:
             return self._keep(Source(_name(), "stream", _address_title(address), address, given=True))

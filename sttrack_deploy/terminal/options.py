@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
-import os
 import shlex
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -22,21 +20,19 @@ from sttrack_deploy.errors import UsageError, UserError
 from sttrack_deploy.files import check_file, check_folder, made_here
 from sttrack_deploy.output_file import check_outputs, is_within
 from sttrack_deploy.policy import PolicyChanges
+from sttrack_deploy.terminal.help import under
 from sttrack_deploy.terminal.program import say
+from sttrack_deploy.terminal.types import FOLDER, MOST_FRAMES, PATH, THREADS, Integer, NamedPath, Number
 from sttrack_deploy.verification.agreement import GATES
 
 if TYPE_CHECKING:
     from sttrack_deploy.sequences.sequence import VideoSequence
 
 __all__ = [
-    "FILE",
-    "FOLDER",
-    "MOST_FRAMES",
-    "PATH",
-    "THREADS",
+    "DATA",
+    "ENGINE",
+    "RESULTS",
     "TRACKING_NAMES",
-    "FiniteFloat",
-    "NamedPath",
     "bundle_option",
     "check_reports",
     "chosen_bundles",
@@ -56,93 +52,49 @@ __all__ = [
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-MOST_FRAMES = 10**9
-"""Upper limit of options that count frames: no video is as long."""
-
-
-class FiniteFloat(click.FloatRange):
-    """A number within a range; NaN, which passes every comparison, and infinity are no numbers."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        number = super().convert(value, param, ctx)
-        if not math.isfinite(number):
-            self.fail(f"{value!r} is not a finite number.", param, ctx)
-        return number
-
-
-class Threads(click.IntRange):
-    """A number of threads, cut to those that can be of use: a thousand on a few cores only wait for each other."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return min(super().convert(value, param, ctx), max(16, os.cpu_count() or 1))
-
-
-class NamedPath(click.Path):
-    """A path that has a name: an empty one would be the current folder, which nobody means."""
-
-    def __init__(
-        self,
-        *,
-        exists: bool = False,
-        dir_okay: bool = True,
-        file_okay: bool = True,
-        allow_dash: bool = False,
-    ) -> None:
-        super().__init__(
-            path_type=Path, exists=exists, dir_okay=dir_okay, file_okay=file_okay, allow_dash=allow_dash
-        )
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if not str(value).strip() or "\0" in str(value):
-            self.fail("the name is empty.", param, ctx)
-        try:
-            return super().convert(value, param, ctx)
-        except OSError as error:  # a name that is too long
-            self.fail(f"{value!r}: {error.strerror}.", param, ctx)
-
-
-FILE = NamedPath(dir_okay=False)
-FOLDER = NamedPath(file_okay=False)
-PATH = NamedPath()
-THREADS = Threads(1, 1024)
+DATA, ENGINE, RESULTS = "Data", "Engine", "Results"
+"""Headings that several commands have."""
 
 
 def bundle_option(function: F) -> F:
     """``--bundle DIR``: which exported model to use."""
-    return click.option(
+    option = click.option(
         "--bundle",
         type=FOLDER,
         default=None,
         help="Exported bundle.  [default: the shipped sttrack-nano]",
-    )(function)
+    )
+    return under(ENGINE, option)(function)
 
 
 def threads_option(function: F) -> F:
     """``--threads N``."""
-    return click.option(
+    option = click.option(
         "--threads",
         type=THREADS,
         default=None,
         help="CPU threads for inference.  [default: all]",
-    )(function)
+    )
+    return under(ENGINE, option)(function)
 
 
 def engine_options(function: F) -> F:
     """``--engine NAME`` and ``--threads N``."""
-    function = threads_option(function)
-    return click.option(
+    option = click.option(
         "--engine",
         type=click.Choice(list(BACKENDS)),
         default=DEFAULT_BACKEND,
         show_default=True,
-        help="Back end that runs the network.",
-    )(function)
+        metavar="NAME",
+        help=f"Back end that runs the network: {', '.join(BACKENDS)}.",
+    )
+    return under(ENGINE, option)(threads_option(function))
 
 
 _TRACKING_OPTIONS = (
     click.option(
         "--lost-below",
-        type=FiniteFloat(0, 1),
+        type=Number(0, 1),
         help="Confidence under which the target counts as lost.  [default: the bundle's, as of all these]",
     ),
     click.option(
@@ -152,32 +104,32 @@ _TRACKING_OPTIONS = (
     ),
     click.option(
         "--max-growth",
-        type=FiniteFloat(1, 100),
+        type=Number(1, 100),
         help="Largest side of that region, in multiples of the usual search region's.",
     ),
     click.option(
         "--reliable-above",
-        type=FiniteFloat(0, 1),
+        type=Number(0, 1),
         help="Let that region fit the usual size on frames of at least this confidence, not a shrunken box; 0: off.",
     ),
     click.option(
         "--frame-after",
-        type=click.IntRange(0, MOST_FRAMES),
+        type=Integer(0, MOST_FRAMES),
         help="Lost frames after which every second search looks at another part of the whole frame; 0: never.",
     ),
     click.option(
         "--jump-penalty",
-        type=FiniteFloat(0, 1000),
+        type=Number(0, 1000),
         help="How much the confidence falls with a jump beyond the recent motion; 0: not.",
     ),
     click.option(
         "--change-penalty",
-        type=FiniteFloat(0, 1000),
+        type=Number(0, 1000),
         help="The same for a sudden change of size and aspect; 0: not.",
     ),
     click.option(
         "--size-smoothing",
-        type=FiniteFloat(0, 0.99),
+        type=Number(0, 0.99),
         help="Share of each change of size that is held back at full confidence, more at less; 0: off.",
     ),
 )
@@ -200,22 +152,25 @@ def tracking_options(function: F) -> F:
             *args, changes=PolicyChanges(**{name: options.pop(name) for name in names}), **options
         )
 
-    wrapped: Any = gathered
-    for option in reversed(_TRACKING_OPTIONS):
-        wrapped = option(wrapped)
-    return wrapped  # type: ignore[no-any-return]
+    return under("Tracking", *_TRACKING_OPTIONS, more=True)(gathered)  # type: ignore[return-value]
 
 
-json_option = click.option(
-    "--json",
-    "json_path",
-    type=NamedPath(dir_okay=False, allow_dash=True),
-    help="Write all results as JSON; - for standard output.",
+json_option = under(
+    RESULTS,
+    click.option(
+        "--json",
+        "json_path",
+        type=NamedPath(dir_okay=False, allow_dash=True),
+        help="Write all results as JSON; - for standard output.",
+    ),
 )
 
 
-overwrite_option = click.option(
-    "--overwrite", is_flag=True, help="Replace files that exist and that sttrack-deploy did not write."
+overwrite_option = under(
+    RESULTS,
+    click.option(
+        "--overwrite", is_flag=True, help="Replace files that exist and that sttrack-deploy did not write."
+    ),
 )
 
 
@@ -276,27 +231,29 @@ def data_options(function: F) -> F:
     """``--dataset NAME``, ``--data DIR``, ``--sequences GLOB`` and ``--partial``: which annotated sequences."""
     from sttrack_deploy.sequences.datasets import DATASETS
 
-    function = click.option(
-        "--partial",
-        is_flag=True,
-        help="Take what is there of a data set that is not complete; its numbers are of that part only.",
-    )(function)
-    function = click.option("--sequences", metavar="GLOB", help="Only these, for example 'otb_*' or 'a,b'.")(
-        function
-    )
-    function = click.option(
-        "--data",
-        type=PATH,
-        help="The data set's folder, or the one that holds it.  [default: as the environment or "
-        "sttrack-datasets.toml has it, see --write-config]",
-    )(function)
-    return click.option(
-        "--dataset",
-        type=click.Choice(list(DATASETS)),
-        default="folder",
-        show_default=True,
-        help="Layout of the data; folder: <name>.mp4 (or a folder of images) and <name>.txt, one x,y,w,h line "
-        "a frame.",
+    return under(
+        DATA,
+        click.option(
+            "--dataset",
+            type=click.Choice(list(DATASETS)),
+            default="folder",
+            show_default=True,
+            metavar="NAME",
+            help=f"Layout of the data: {', '.join(DATASETS)}; folder is <name>.mp4 (or a folder of images) and "
+            "<name>.txt, one x,y,w,h line a frame.",
+        ),
+        click.option(
+            "--data",
+            type=PATH,
+            help="The data set's folder, or the one that holds it.  [default: as the environment or "
+            "sttrack-datasets.toml has it, see sttrack-eval --write-config]",
+        ),
+        click.option("--sequences", metavar="GLOB", help="Only these, for example 'otb_*' or 'a,b'."),
+        click.option(
+            "--partial",
+            is_flag=True,
+            help="Take what is there of a data set that is not complete; its numbers are of that part only.",
+        ),
     )(function)
 
 
@@ -323,22 +280,24 @@ def dataset_title(dataset: str, data: Path | None) -> str:
 
 def subject_options(function: F) -> F:
     """``[BUNDLE]...``, ``--engine NAME``, ``--engines A,B`` and ``--precisions A,B``."""
-    function = click.option(
-        "--precisions",
-        metavar="A,B",
-        help=f"Take the bundles BUNDLE-<precision> that lie beside BUNDLE: {', '.join(GATES)}.",
-    )(function)
-    function = click.option("--engines", "engine_list", metavar="A,B", help="The same, several at once.")(
-        function
+    options = under(
+        ENGINE,
+        click.option(
+            "--engine",
+            "engines",
+            multiple=True,
+            metavar="NAME",
+            help=f"Back end that runs the network: {', '.join(BACKENDS)}; several are compared.  "
+            f"[default: {DEFAULT_BACKEND}]",
+        ),
+        click.option("--engines", "engine_list", metavar="A,B", help="The same, several at once."),
+        click.option(
+            "--precisions",
+            metavar="A,B",
+            help=f"Take the bundles BUNDLE-<precision> that lie beside BUNDLE: {', '.join(GATES)}.",
+        ),
     )
-    function = click.option(
-        "--engine",
-        "engines",
-        multiple=True,
-        metavar="NAME",
-        help=f"Back end that runs the network; several are compared.  [default: {DEFAULT_BACKEND}]",
-    )(function)
-    return click.argument("bundles", nargs=-1, type=FOLDER, metavar="[BUNDLE]...")(function)
+    return click.argument("bundles", nargs=-1, type=FOLDER, metavar="[BUNDLE]...")(options(function))
 
 
 def chosen_engines(

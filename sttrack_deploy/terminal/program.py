@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn, TypeVar
 
 import click
@@ -26,15 +26,14 @@ from rich.progress import (
 
 from sttrack_deploy import __version__
 from sttrack_deploy.errors import UserError
+from sttrack_deploy.terminal.help import GENERAL, heading
 
 __all__ = [
     "INTERRUPTED",
     "Bar",
-    "GroupedCommand",
     "command",
     "complain",
     "console",
-    "debug_option",
     "progress_bar",
     "rich_progress",
     "say",
@@ -45,8 +44,6 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
-
-debug_option = click.option("--debug", is_flag=True, help="Show the full traceback of an error.")
 
 console = Console(stderr=True, highlight=False)
 """For people: progress, tables, notes. Standard output is for results that programs read."""
@@ -78,6 +75,7 @@ def command(function: F) -> F:
     """
 
     # Made anew for each command: it keeps the name of the first one that it answers for.
+    @heading(GENERAL)
     @click.option(
         "--version",
         is_flag=True,
@@ -86,7 +84,7 @@ def command(function: F) -> F:
         callback=_tell_version,
         help="Show the version and exit.",
     )
-    @debug_option
+    @click.option("--debug", is_flag=True, help="Show the full traceback of an error.")
     @functools.wraps(function)
     def wrapped(*args: Any, debug: bool, **options: Any) -> Any:
         try:
@@ -237,31 +235,3 @@ def progress_bar(refresh: float = 4.0) -> Iterator[Bar]:
     """A bar for the library; ``refresh``: times a second."""
     with rich_progress(refresh) as bar:
         yield Bar(bar)
-
-
-class GroupedCommand(click.Command):
-    """A command whose help lists its options by group.
-
-    ``@click.command(cls=GroupedCommand, groups={"Output": ("out", "codec")})``: parameters by their Python
-    names; those of no group stand at the end, under ``Options``.
-    """
-
-    def __init__(self, *args: Any, groups: Mapping[str, Sequence[str]], **options: Any) -> None:
-        super().__init__(*args, **options)
-        known = {param.name for param in self.params}
-        unknown = [name for names in groups.values() for name in names if name not in known]
-        assert not unknown, f"options that do not exist: {unknown}"
-        self._groups = groups
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write a section for each group."""
-        records = {
-            param.name: record
-            for param in self.get_params(ctx)
-            if (record := param.get_help_record(ctx)) is not None
-        }
-        for heading, names in self._groups.items():
-            with formatter.section(heading):
-                formatter.write_dl([records.pop(name) for name in names])
-        with formatter.section("Options"):
-            formatter.write_dl(list(records.values()))

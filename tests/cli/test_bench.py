@@ -104,6 +104,8 @@ def test_an_engine_that_fails_does_not_cost_the_others(
         (("--engines", ""), 2, "--engines names none; engines are onnxruntime, torch"),
         (("--precisions", " , "), 2, "--precisions names none; precisions are fp32"),
         (("--targets", "1,x"), 2, "--targets is numbers"),
+        (("--targets", "1,1_0"), 2, "--targets is numbers"),
+        (("--targets", "\u0662"), 2, "--targets is numbers"),
         (("--baseline", "torch"), 2, "the baseline 'torch' is not measured"),
         (("--init-box", "1,2,3,4"), 2, "--source and --init-box go together"),
         (("--source", "none.mp4", "--init-box", "1,2,3,4"), 1, "none.mp4 does not exist"),

@@ -148,6 +148,7 @@ def test_another_cache_is_told_so_that_it_can_be_typed(
     [
         (("--target", "tensorrt", "--batch", "8,1,4"), "--batch is a number, or MIN,BEST,MAX in order"),
         (("--target", "tensorrt", "--batch", "many"), "not 'many'"),
+        (("--target", "tensorrt", "--batch", "1_0"), "not '1_0'"),
         (("--target", "tensorrt", "--batch", "4"), "takes exactly 1 target(s) a call"),
         (("--target", "onnxruntime", "--tf32"), "--tf32 is for --target tensorrt"),
     ],

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import click
 import pytest
@@ -17,8 +19,11 @@ from click.testing import CliRunner
 
 from sttrack_deploy.errors import UserError
 from sttrack_deploy.records import parse_toml
-from sttrack_deploy.terminal.options import THREADS, FiniteFloat, NamedPath
+from sttrack_deploy.terminal.help import GroupedCommand, heading, heading_of, under
 from sttrack_deploy.terminal.program import command
+from sttrack_deploy.terminal.types import MOST_FRAMES, THREADS, Integer, NamedPath, Number
+
+F = TypeVar("F", bound=Callable[..., object])
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -46,22 +51,128 @@ def test_every_number_has_limits_and_every_path_a_name() -> None:
         kind = parameter.type
         if getattr(parameter, "count", False):
             continue
-        if isinstance(kind, click.types.FloatParamType) and not isinstance(kind, FiniteFloat):
+        if isinstance(kind, click.types.FloatParamType) and not isinstance(kind, Number):
             problems.append(f"{name} takes NaN")
-        if isinstance(kind, FiniteFloat | click.IntRange):
-            if kind.min is None or kind.max is None:
-                problems.append(f"{name} has no limits")
-        elif isinstance(kind, click.types.IntParamType):
+        if isinstance(kind, click.types.IntParamType) and not isinstance(kind, Integer):
+            problems.append(f"{name} takes 1_000")
+        if isinstance(kind, Number | Integer) and (kind.min is None or kind.max is None):
             problems.append(f"{name} has no limits")
         if isinstance(kind, click.Path) and not isinstance(kind, NamedPath):
             problems.append(f"{name} takes an empty name")
     assert problems == []
 
 
+MOST_SHOWN_FIRST = 13
+"""Options of a command in ``--help``, but for those that every command has."""
+
+
+def test_every_option_has_a_heading_and_a_help_text() -> None:
+    problems = []
+    for name, parameter in parameters():
+        if not isinstance(parameter, click.Option) or parameter.hidden:
+            continue
+        if heading_of(parameter) is None and parameter.opts != ["--help-all"]:
+            problems.append(f"{name} has no heading")
+        if not (parameter.help or "").strip(" .") or parameter.help.startswith("["):  # type: ignore[union-attr]
+            problems.append(f"{name} has no help text")
+    assert problems == []
+
+
+@pytest.mark.parametrize("name", sorted(commands()))
+def test_help_shows_what_most_need_and_help_all_the_rest(name: str) -> None:
+    def shown(page: str) -> set[str]:
+        _, _, tables = CliRunner().invoke(one, [page], prog_name=name).output.partition(":\n")
+        return set(re.findall(r"^  (?:-h, )?(--[a-z0-9-]+)", tables, re.MULTILINE))
+
+    one = commands()[name]
+    options = {p.opts[-1] for p in one.params if isinstance(p, click.Option) and not p.hidden}
+    general = {"--version", "--debug", "--help", "--help-all"}
+    first = shown("--help")
+    assert first >= {"--version", "--debug", "--help"}
+    assert len(first - general) <= MOST_SHOWN_FIRST, sorted(first - general)
+    if first >= options:
+        assert "--help-all" not in first, "there is no more"
+    else:
+        assert "--help-all" in first
+        assert shown("--help-all") == options | {"--help"}
+
+
+def test_options_under_headings() -> None:
+    def engine(function: F) -> F:
+        return under("Engine", click.option("--threads", help="How many."))(function)
+
+    @click.command(cls=GroupedCommand)
+    @heading("Input")
+    @click.option("--source", help="What to read.")
+    @engine
+    @heading("Rarely", more=True)
+    @click.option("--odd", help="Odd.")
+    @command
+    def main(source: str, threads: str, odd: str) -> None:
+        """Do it."""
+
+    page = CliRunner().invoke(main, ["-h"]).output
+    assert re.findall(r"^(\w+):", page, re.MULTILINE) == ["Usage", "Input", "Engine", "General"]
+    assert "--odd" not in page
+    assert page.endswith("\nMore with --help-all: Rarely.\n")
+    page = CliRunner().invoke(main, ["--help-all"]).output
+    assert re.findall(r"^(\w+):", page, re.MULTILINE) == ["Usage", "Input", "Engine", "Rarely", "General"]
+    assert "--odd" in page
+    assert "More with" not in page
+
+
+@pytest.mark.parametrize("value", ["1_000", " 5", "5 ", "\u0663", "\uff15", "1e3", "0x10", "5.0", "", "--5"])
+def test_no_whole_number(value: str) -> None:
+    result = CliRunner().invoke(whole_number, [f"--x={value}"])
+    assert result.exit_code == 2
+    assert "is not a whole number: write digits only, such as 1000" in result.stderr
+
+
+@pytest.mark.parametrize(("value", "number"), [("5", 5), ("+5", 5), ("007", 7), ("-1", -1)])
+def test_whole_numbers(value: str, number: int) -> None:
+    assert CliRunner().invoke(whole_number, ["--x", value]).output == f"{number}\n"
+
+
+@click.command()
+@click.option("--x", type=Integer(-1, 10**6))
+def whole_number(x: int) -> None:
+    click.echo(x)
+
+
+@pytest.mark.parametrize("value", ["1_0.5", " 0.5", "0.5 ", "\u0660.\u0665", "0,5", "1/2", "5e", ".", ""])
+def test_no_plain_number(value: str) -> None:
+    @click.command()
+    @click.option("--x", type=Number(0, 1))
+    def main(x: float) -> None:
+        click.echo(x)
+
+    result = CliRunner().invoke(main, [f"--x={value}"])
+    assert result.exit_code == 2
+    assert "is not a number: write it as 1000, 0.25 or 1e-3" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (Integer(1, 64), "1 to 64"),
+        (Integer(0, MOST_FRAMES), "0 or more"),
+        (Number(0, 0.99), "0 to 0.99"),
+        (Number(0, min_open=True, max=1e9), "above 0"),
+    ],
+)
+def test_ranges_in_words(kind: Integer | Number, words: str) -> None:
+    @click.command()
+    @click.option("--x", type=kind)
+    def main(x: float) -> None:
+        click.echo(x)
+
+    assert f"not in the range {words}." in CliRunner().invoke(main, ["--x", "-7"]).stderr
+
+
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e400", "NaN"])
 def test_no_number(value: str) -> None:
     @click.command()
-    @click.option("--x", type=FiniteFloat(0, 1))
+    @click.option("--x", type=Number(0, 1))
     def main(x: float) -> None:
         click.echo(x)
 

@@ -220,9 +220,3 @@ def test_runs_leave_no_file_descriptors(run: Run, tmp_path: Path) -> None:
         assert run(video, "--init-box", BOX, "--json", "r.jsonl", "--overwrite").exit_code == 0
         counts.append(len(list(Path("/proc/self/fd").iterdir())))
     assert counts[-1] <= counts[1]
-
-
-def test_help_is_grouped() -> None:
-    text = CliRunner().invoke(main, ["--help"]).output
-    for heading in ("Target:", "Source:", "Live source:", "Video output:", "Results:", "Model:", "Tracking:"):
-        assert f"\n{heading}\n" in text

@@ -35,7 +35,20 @@ def test_a_part_keeps_the_order() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["1/1000000000", "1/" + "9" * 5000, "0/2", "3/2", "1", "1/0", "a/b", "-1/2", "1/2/3"]
+    "text",
+    [
+        "1/1000000000",
+        "1/" + "9" * 5000,
+        "0/2",
+        "3/2",
+        "1",
+        "1/0",
+        "a/b",
+        "-1/2",
+        "1/2/3",
+        "1/1_0",
+        "\u0661/2",
+    ],
 )
 def test_a_part_that_cannot_be(text: str) -> None:
     with pytest.raises(UsageError, match="from 1 to N"):

@@ -284,8 +284,9 @@ def test_a_rule_of_crops_that_cannot_be(change: dict[str, Any]) -> None:
     ("arguments", "code", "message"),
     [
         (["--model", "sttrack-r50"], 2, "brings its own configuration 'tiny'"),
+        (["--batch", "1_6"], 2, "--batch is a number from 1 to 64 or 'dynamic', not '1_6'"),
         (["--batch", "many"], 2, "--batch is a number from 1 to 64 or 'dynamic'"),
-        (["--opset", "13", "--no-validate"], 2, "13 is not in the range 18<=x<=20"),
+        (["--opset", "13", "--no-validate"], 2, "13 is not in the range 18 to 20"),
         (["--validation-source", "x.mp4"], 2, "go together"),
         (["--validation-source", "x.mp4", "--validation-box", "1,2,3,4"], 1, "x.mp4"),
     ],
