@@ -150,7 +150,8 @@ def test_names_in_the_text_exist(page: Path) -> None:
         *known.values(),
         *(sub for c in known.values() if isinstance(c, click.Group) for sub in c.commands.values()),
     ]
-    options = {option for command in every for p in command.params for option in p.opts + p.secondary_opts}
+    options = {"--help"}
+    options |= {option for command in every for p in command.params for option in p.opts + p.secondary_opts}
     for code in re.findall(r"`([^`\n]+)`", text):
         word = code.split()[0]
         if word in OTHER_TOOLS:
