@@ -30,9 +30,10 @@ from sttrack_deploy.errors import UserError
 from sttrack_deploy.evaluation.runner import SingleTargetTracker
 from sttrack_deploy.files import atomic_path
 from sttrack_deploy.geometry import Box, clip_box, iou
-from sttrack_deploy.sequences.sequence import VIDEO_SUFFIXES, frames_in, usable_truth
+from sttrack_deploy.sequences.sequence import frames_in, usable_truth
 from sttrack_deploy.terminal.program import command, progress_bar, say
 from sttrack_deploy.terminal.types import FOLDER, PATH
+from sttrack_deploy.video.file_types import VIDEO_SUFFIXES
 
 Frame = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float64]

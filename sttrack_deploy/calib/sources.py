@@ -14,7 +14,8 @@ from sttrack_deploy.evaluation.results import find_results, read_run
 from sttrack_deploy.files import sha256_of
 from sttrack_deploy.geometry import Box
 from sttrack_deploy.sequences.datasets.base import parse_box, read_lines
-from sttrack_deploy.sequences.sequence import VIDEO_SUFFIXES, TrackRun, VideoSequence, usable_truth
+from sttrack_deploy.sequences.sequence import TrackRun, VideoSequence, usable_truth
+from sttrack_deploy.video.file_types import VIDEO_SUFFIXES
 from sttrack_deploy.video.image_folder import image_files
 from sttrack_deploy.video.reader import open_video
 

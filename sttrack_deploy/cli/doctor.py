@@ -43,14 +43,17 @@ class _Tool:
     install: str
 
 
+def _of_engine(name: str, purpose: str) -> _Tool:
+    backend = BACKENDS[name]
+    return _Tool(name, backend.package, backend.distributions, purpose, backend.install)
+
+
 TOOLS = (
     _Tool("opencv", "cv2", ("opencv-python", "opencv-python-headless"), "video, images, windows",
           "pip install opencv-python"),
-    _Tool("openvino", "openvino", ("openvino",), "inference on CPUs", "pip install openvino"),
-    _Tool("tensorrt", "tensorrt", ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
-          "engines for NVIDIA GPUs", "pip install tensorrt"),
-    _Tool("tensorrt-rtx", "tensorrt_rtx", ("tensorrt-rtx-cu12", "tensorrt-rtx-cu13"),
-          "engines for GeForce RTX, built without a GPU", "pip install tensorrt-rtx-cu12"),
+    _of_engine("openvino", "inference on CPUs"),
+    _of_engine("tensorrt", "engines for NVIDIA GPUs"),
+    _of_engine("tensorrt-rtx", "engines for GeForce RTX, built without a GPU"),
     _Tool("cuda-python", "cuda", ("cuda-python", "cuda-bindings"), "memory and streams on NVIDIA GPUs",
           "pip install cuda-python"),
     _Tool("pycuda", "pycuda", ("pycuda",), "the same, alternatively", "pip install pycuda"),

@@ -17,6 +17,7 @@ from sttrack_deploy.cli.convert import conversion_options, convert, default_out,
 from sttrack_deploy.errors import MissingDependencyError, UsageError, UserError
 from sttrack_deploy.export.precision import CONVERTED
 from sttrack_deploy.geometry import parse_box
+from sttrack_deploy.models.config import PRESETS
 from sttrack_deploy.policy import PolicyChanges
 from sttrack_deploy.records import parse_integer
 from sttrack_deploy.terminal.help import GroupedCommand, heading
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 @click.command(cls=GroupedCommand)
 @heading("Input")
-@click.option("--model", "preset_name", metavar="PRESET", help="sttrack-r50, sttrack-nano or sttrack-plain.")
+@click.option("--model", "preset_name", metavar="PRESET", help=f"{', '.join(PRESETS)}.")
 @click.option("--config", "config_path", type=FILE, help="Published experiment file (YAML).")
 @click.option(
     "--checkpoint",

@@ -12,10 +12,12 @@ from click.core import ParameterSource
 from sttrack_deploy.errors import UsageError
 from sttrack_deploy.geometry import parse_box
 from sttrack_deploy.policy import PolicyChanges
+from sttrack_deploy.runtime.tracks import TRACK_FORMATS
 from sttrack_deploy.terminal.help import GroupedCommand, heading
 from sttrack_deploy.terminal.options import TRACKING_NAMES, bundle_option, engine_options, tracking_options
 from sttrack_deploy.terminal.program import command
 from sttrack_deploy.terminal.types import FILE, MOST_FRAMES, PATH, Integer, NamedPath, Number
+from sttrack_deploy.video.file_types import CODECS, CONTAINERS
 
 if TYPE_CHECKING:  # imported when a run starts: a missing libGL must become one line, not a traceback
     from sttrack_deploy.cli.run_one import RunJob
@@ -28,6 +30,11 @@ DEMO_OUT = Path("sttrack_demo.mp4")
 OF_A_LIST = {"video_list", "workers", "ray", "start_above", "max_targets", "codec", "quality", "keep_audio"}
 OF_A_LIST |= {"overwrite", "bundle", "engine", "threads", *TRACKING_NAMES}
 """Parameters that ``--list`` can be given with."""
+
+
+def _other_defaults() -> list[str]:
+    """Containers whose default codec is not the first one, for the help."""
+    return [f"{c.codecs[0]} in {suffix}" for suffix, c in CONTAINERS.items() if c.codecs[0] != CODECS[0]]
 
 
 @click.command(cls=GroupedCommand)
@@ -122,8 +129,8 @@ OF_A_LIST |= {"overwrite", "bundle", "engine", "threads", *TRACKING_NAMES}
 @heading("Video file", more=True)
 @click.option(
     "--codec",
-    type=click.Choice(["h264", "av1", "mpeg4"]),
-    help="Codec of the video.  [default: h264; av1 in .webm, mpeg4 in .avi]",
+    type=click.Choice(CODECS),
+    help=f"Codec of the video.  [default: {', '.join([CODECS[0], *_other_defaults()])}]",
 )
 @click.option("--quality", type=Integer(0, 100), default=75, show_default=True, help="Quality of the video.")
 @click.option(
@@ -149,11 +156,11 @@ OF_A_LIST |= {"overwrite", "bundle", "engine", "threads", *TRACKING_NAMES}
 @click.option(
     "--tracks",
     type=PATH,
-    help="Write tracks: MOTChallenge (.txt), CVAT for video (.xml), COCO (.json) or a table (.csv).",
+    help=f"Write tracks: {', '.join(f'{form.title} ({form.suffix})' for form in TRACK_FORMATS.values())}.",
 )
 @click.option(
     "--tracks-format",
-    type=click.Choice(["mot", "cvat", "coco", "csv"]),
+    type=click.Choice(list(TRACK_FORMATS)),
     help="Format of --tracks.  [default: by its suffix]",
 )
 @heading("Output")

@@ -12,9 +12,10 @@ from sttrack_deploy.errors import UsageError
 from sttrack_deploy.output_file import OutputFile, check_outputs
 from sttrack_deploy.runtime.results import BoxesWriter, JsonToStdout, JsonWriter, ResultWriter
 from sttrack_deploy.runtime.session import Outputs
-from sttrack_deploy.runtime.tracks import open_tracks, track_format
+from sttrack_deploy.runtime.tracks import TRACK_FORMATS, open_tracks, track_format
+from sttrack_deploy.video.file_types import CONTAINERS
 from sttrack_deploy.video.frames import Note, SourceInfo
-from sttrack_deploy.video.writer import VIDEO_SUFFIXES, VideoWriter, check_codec
+from sttrack_deploy.video.writer import VideoWriter, check_codec
 
 __all__ = ["RunFiles", "boxes_files", "files_by_suffix"]
 
@@ -133,6 +134,16 @@ def source_paths(source: str | None) -> list[Path]:
     return [path]
 
 
+_TRACKS = [form for form in TRACK_FORMATS.values() if form.suffix != ".txt"]  # which is boxes here
+_KINDS = {
+    **dict.fromkeys(CONTAINERS, "video"),
+    ".txt": "boxes",
+    ".jsonl": "json",
+    **{form.suffix: "tracks" for form in _TRACKS},
+}
+"""What a run writes into a file, by its suffix."""
+
+
 def files_by_suffix(
     paths: Sequence[Path], targets: int | None, *, codec: str | None, quality: int, sound: bool
 ) -> RunFiles:
@@ -149,24 +160,16 @@ def files_by_suffix(
             starts.
     """
     if not paths:
-        raise UsageError("there is no output; name a file: .mp4, .txt, .jsonl, .xml, .json or .csv")
+        suffixes = [suffix for suffix in _KINDS if suffix == ".mp4" or suffix not in CONTAINERS]
+        raise UsageError(f"there is no output; name a file: {', '.join(suffixes[:-1])} or {suffixes[-1]}")
     kinds: dict[str, Path] = {}
     for path in paths:
-        suffix = path.suffix.lower()
-        if suffix in VIDEO_SUFFIXES:
-            kind = "video"
-        else:
-            kind = {
-                ".txt": "boxes",
-                ".jsonl": "json",
-                ".xml": "tracks",
-                ".json": "tracks",
-                ".csv": "tracks",
-            }.get(suffix, "")
-        if not kind:
+        kind = _KINDS.get(path.suffix.lower())
+        if kind is None:
+            videos, tracks = " ".join(CONTAINERS), ", ".join(f"{f.suffix} ({f.title})" for f in _TRACKS)
             raise UsageError(
-                f"{path} has no suffix of an output: {' '.join(VIDEO_SUFFIXES)} (video), .txt (boxes), .jsonl (JSON "
-                "lines), .xml, .json or .csv (tracks for CVAT, in COCO, as a table)"
+                f"{path} has no suffix of an output: {videos} (video), .txt (boxes), .jsonl (JSON lines), or tracks: "
+                f"{tracks}"
             )
         if kind in kinds:
             raise UsageError(f"{kinds[kind]} and {path} are both {kind}; one a video is written")

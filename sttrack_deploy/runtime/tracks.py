@@ -15,28 +15,9 @@ from sttrack_deploy.runtime.results import FrameResult, LinesWriter
 
 __all__ = ["TRACK_FORMATS", "TracksWriter", "open_tracks", "track_format"]
 
-TRACK_FORMATS = ("mot", "cvat", "coco", "csv")
 LABEL = "object"
 
-_SUFFIXES = {".txt": "mot", ".xml": "cvat", ".json": "coco", ".csv": "csv"}
 _CSV_HEADER = "frame,time,id,x,y,width,height,confidence,lost\n"
-
-
-def track_format(path: Path, chosen: str | None) -> str:
-    """The format of a file of tracks.
-
-    Args:
-        path: decides by its suffix where ``chosen`` is ``None``.
-        chosen: one of :data:`TRACK_FORMATS`.
-
-    Raises:
-        UsageError: the suffix says nothing.
-    """
-    found = chosen or _SUFFIXES.get(path.suffix.lower())
-    if found is None:
-        known = ", ".join(f"{suffix} ({name})" for suffix, name in _SUFFIXES.items())
-        raise UsageError(f"{path} has no suffix of a track format: {known}; or name one with --tracks-format")
-    return found
 
 
 class _Size(NamedTuple):
@@ -220,14 +201,47 @@ def _escaped(text: str) -> str:
     return quoteattr(printable)[1:-1]
 
 
-_WRITERS: dict[str, Callable[[Path, str], TracksWriter]] = {
-    "mot": _Mot,
-    "cvat": _Cvat,
-    "coco": _Coco,
-    "csv": _Csv,
+class TrackFormat(NamedTuple):
+    """A format of tracks: its name in options and addresses, what people call it, its suffix and media type."""
+
+    name: str
+    title: str
+    suffix: str
+    media_type: str
+    writer: Callable[[Path, str], TracksWriter]
+
+
+TRACK_FORMATS = {
+    form.name: form
+    for form in (
+        TrackFormat("mot", "MOTChallenge", ".txt", "text/plain; charset=utf-8", _Mot),
+        TrackFormat("cvat", "CVAT for video", ".xml", "application/xml", _Cvat),
+        TrackFormat("coco", "COCO", ".json", "application/json", _Coco),
+        TrackFormat("csv", "table", ".csv", "text/csv; charset=utf-8", _Csv),
+    )
 }
+"""By name: what ``--tracks`` writes, and the page of ``sttrack-serve`` offers."""
+
+
+def track_format(path: Path, chosen: str | None) -> str:
+    """The format of a file of tracks.
+
+    Args:
+        path: decides by its suffix where ``chosen`` is ``None``.
+        chosen: one of :data:`TRACK_FORMATS`.
+
+    Raises:
+        UsageError: the suffix says nothing.
+    """
+    if chosen is not None:
+        return chosen
+    for form in TRACK_FORMATS.values():
+        if path.suffix.lower() == form.suffix:
+            return form.name
+    known = ", ".join(f"{form.suffix} ({form.name})" for form in TRACK_FORMATS.values())
+    raise UsageError(f"{path} has no suffix of a track format: {known}; or name one with --tracks-format")
 
 
 def open_tracks(path: Path, name: str, chosen: str | None = None) -> TracksWriter:
     """A writer of tracks; for the arguments see :func:`track_format` and :class:`TracksWriter`."""
-    return _WRITERS[track_format(path, chosen)](path, name)
+    return TRACK_FORMATS[track_format(path, chosen)].writer(path, name)

@@ -13,7 +13,6 @@ import numpy.typing as npt
 from sttrack_deploy.errors import UserError
 
 __all__ = [
-    "VIDEO_SUFFIXES",
     "Numbering",
     "SequenceFailure",
     "TrackRun",
@@ -29,8 +28,6 @@ __all__ = [
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 Frame = npt.NDArray[np.uint8]
-
-VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sttrack_deploy.runtime.results import BoxesWriter, FrameResult, JsonWriter, ResultWriter, json_line
-from sttrack_deploy.runtime.tracks import TracksWriter, open_tracks
+from sttrack_deploy.runtime.tracks import TRACK_FORMATS, TracksWriter, open_tracks
 from sttrack_deploy.serve.settings import Conflict
 from sttrack_deploy.serve.track import Found, Track
 
@@ -26,17 +26,21 @@ class Format(NamedTuple):
     media_type: str
 
 
-_TEXT, _JSON = "text/plain; charset=utf-8", "application/json"
-
 FORMATS = {
     form.name: form
     for form in (
-        Format("boxes", "Boxes", "x,y,w,h", "_boxes.txt", _TEXT),
+        Format("boxes", "Boxes", "x,y,w,h", "_boxes.txt", TRACK_FORMATS["mot"].media_type),
         Format("jsonl", "JSON lines", "a result a line", ".jsonl", "application/x-ndjson"),
-        Format("mot", "MOTChallenge", "TXT", "_mot.txt", _TEXT),
-        Format("cvat", "CVAT for video", "XML", "_cvat.xml", "application/xml"),
-        Format("coco", "COCO", "JSON", "_coco.json", _JSON),
-        Format("csv", "Table", "CSV", ".csv", "text/csv; charset=utf-8"),
+        *(
+            Format(
+                form.name,
+                form.title[0].upper() + form.title[1:],
+                form.suffix[1:].upper(),
+                form.suffix if form.suffix == f".{form.name}" else f"_{form.name}{form.suffix}",
+                form.media_type,
+            )
+            for form in TRACK_FORMATS.values()
+        ),
     )
 }
 

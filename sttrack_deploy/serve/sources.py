@@ -16,30 +16,11 @@ from urllib.parse import urlsplit
 from sttrack_deploy.errors import UserError
 from sttrack_deploy.serve.frames import FrameReader, open_frames
 from sttrack_deploy.serve.settings import Forbidden, NotFound, Refusal, Settings, TooLarge, TooMany
+from sttrack_deploy.video.file_types import VIDEO_SUFFIXES
 
 __all__ = ["Source", "SourceStore"]
 
 Kind = Literal["video", "images", "camera", "stream"]
-VIDEO_SUFFIXES = tuple(
-    [
-        ".mp4",
-        ".m4v",
-        ".mov",
-        ".mkv",
-        ".webm",
-        ".avi",
-        ".ts",
-        ".mts",
-        ".m2ts",
-        ".mpg",
-        ".mpeg",
-        ".flv",
-        ".wmv",
-        ".ogv",
-        ".3gp",
-        ".gif",
-    ]
-)
 URL_SCHEMES = ("rtsp", "rtsps", "rtmp", "srt", "udp", "http", "https")
 LISTED = 500  # entries of a folder
 

@@ -10,11 +10,11 @@ import cv2
 import numpy as np
 
 from sttrack_deploy.errors import UserError
+from sttrack_deploy.video.file_types import IMAGE_SUFFIXES
 from sttrack_deploy.video.frames import DEFAULT_FPS, Frame, Image
 
-__all__ = ["IMAGE_SUFFIXES", "image_files", "image_frames", "matching_images", "natural_key", "read_image"]
+__all__ = ["image_files", "image_frames", "matching_images", "natural_key", "read_image"]
 
-IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
 
 _NUMBER = re.compile(r"%(0?)(\d*)d")
 

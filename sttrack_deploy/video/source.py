@@ -13,8 +13,9 @@ from urllib.parse import unquote, urlsplit
 from sttrack_deploy.errors import UsageError, UserError
 from sttrack_deploy.video.container import open_container, shown_name
 from sttrack_deploy.video.decoded import DisplayedImage
+from sttrack_deploy.video.file_types import IMAGE_SUFFIXES
 from sttrack_deploy.video.frames import Frame, FrameSource, Note, SourceInfo, ThreadedSource
-from sttrack_deploy.video.image_folder import IMAGE_SUFFIXES, image_files, image_frames, matching_images
+from sttrack_deploy.video.image_folder import image_files, image_frames, matching_images
 from sttrack_deploy.video.live import CameraConnection, Connection, LiveOptions, LiveSource, StreamConnection
 from sttrack_deploy.video.pipe import Pipe, open_pipe
 from sttrack_deploy.video.reader import open_video
@@ -64,7 +65,7 @@ def open_source(
     if kind == "folder":
         files = image_files(path)
         if not files:
-            raise UserError(f"the folder {path} has no images in it ({' '.join(sorted(IMAGE_SUFFIXES))})")
+            raise UserError(f"the folder {path} has no images in it ({' '.join(IMAGE_SUFFIXES)})")
         return _open_images(files, name, start, end, fps)
     if kind == "file":
         if path.suffix.lower() in IMAGE_SUFFIXES:

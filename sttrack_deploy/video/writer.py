@@ -25,31 +25,19 @@ from av.video.stream import VideoStream
 from sttrack_deploy.errors import UsageError, UserError
 from sttrack_deploy.files import explain_os_error
 from sttrack_deploy.output_file import OutputFile
+from sttrack_deploy.video.file_types import CONTAINERS
 from sttrack_deploy.video.frames import DEFAULT_FPS, Image, Note
 from sttrack_deploy.video.sound import SoundCopy
 
-__all__ = ["CODECS", "DEFAULT_QUALITY", "VIDEO_SUFFIXES", "VideoWriter", "check_codec", "scheduling_kept"]
+__all__ = ["DEFAULT_QUALITY", "VideoWriter", "check_codec", "scheduling_kept"]
 
-CODECS = ("h264", "av1", "mpeg4")
 DEFAULT_QUALITY = 75
-
-_FORMATS: dict[str, tuple[str, tuple[str, ...]]] = {
-    ".mp4": ("mp4", ("h264", "av1", "mpeg4")),
-    ".m4v": ("mp4", ("h264", "av1", "mpeg4")),
-    ".mov": ("mov", ("h264", "mpeg4")),
-    ".mkv": ("matroska", ("h264", "av1", "mpeg4")),
-    ".webm": ("webm", ("av1",)),
-    ".avi": ("avi", ("mpeg4", "h264")),
-}
-VIDEO_SUFFIXES = tuple(_FORMATS)
-"""What :class:`VideoWriter` writes; each suffix's first codec is its default."""
 
 RESERVE_BYTES = 4 * 2**20
 """Free space at which a video is closed: an MP4 that cannot write its index at the end is lost."""
 QUEUE_DEPTH = 8  # frames that wait for the encoder
 POLL_SECONDS = 0.2
 ONE_THREAD_PIXELS = 1280 * 720  # of frames that one thread encodes faster than any tracker needs them
-SMALLEST = {"h264": 2, "av1": 64, "mpeg4": 2}  # pixels a side
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +48,7 @@ class _Encoder:
         names: FFmpeg's encoders, best first.
         worst: its own measure of quality at 0, best at 100.
         finest: most ticks a second that its time stamps can count.
+        smallest: pixels a side of the smallest frame that it takes.
     """
 
     names: tuple[str, ...]
@@ -67,6 +56,7 @@ class _Encoder:
     worst: float
     best: float
     finest: int
+    smallest: int
     fixed: tuple[tuple[str, str], ...] = ()
 
     def options(self, quality: int) -> dict[str, str]:
@@ -78,9 +68,9 @@ class _Encoder:
 
 
 _ENCODERS = {
-    "h264": _Encoder(("libx264", "libopenh264"), "crf", 41, 13, 100_000, (("preset", "ultrafast"),)),
-    "av1": _Encoder(("libsvtav1", "libaom-av1"), "crf", 60, 22, 100_000, (("preset", "9"),)),
-    "mpeg4": _Encoder(("mpeg4",), "q", 18, 1, 65_535),
+    "h264": _Encoder(("libx264", "libopenh264"), "crf", 41, 13, 100_000, 2, (("preset", "ultrafast"),)),
+    "av1": _Encoder(("libsvtav1", "libaom-av1"), "crf", 60, 22, 100_000, 64, (("preset", "9"),)),
+    "mpeg4": _Encoder(("mpeg4",), "q", 18, 1, 65_535, 2),
 }
 
 
@@ -89,20 +79,22 @@ def check_codec(path: Path, codec: str | None) -> str:
 
     Args:
         path: the video to write.
-        codec: one of :data:`CODECS`; ``None`` for the suffix's default.
+        codec: one of ``CODECS``; ``None`` for the suffix's default.
 
     Raises:
         UsageError: the suffix is no video's, or does not go with the codec.
     """
-    known = _FORMATS.get(path.suffix.lower())
+    known = CONTAINERS.get(path.suffix.lower())
     if known is None:
         raise UsageError(
-            f"cannot write a video named {path.name}: its suffix must be one of {' '.join(VIDEO_SUFFIXES)}"
+            f"cannot write a video named {path.name}: its suffix must be one of {' '.join(CONTAINERS)}"
         )
     if codec is None:
-        return known[1][0]
-    if codec not in known[1]:
-        raise UsageError(f"a {path.suffix.lower()} file takes the codec {' or '.join(known[1])}, not {codec}")
+        return known.codecs[0]
+    if codec not in known.codecs:
+        raise UsageError(
+            f"a {path.suffix.lower()} file takes the codec {' or '.join(known.codecs)}, not {codec}"
+        )
     return codec
 
 
@@ -270,7 +262,7 @@ class _Encoding:
         """``start``: the source's time of the first frame, seconds."""
         path, special = writer._target, writer._special
         encoder = _ENCODERS[writer._codec]
-        format_name, _ = _FORMATS[path.suffix.lower()]
+        format_name = CONTAINERS[path.suffix.lower()].format
         self._file: BinaryIO | None = None
         self._sound: SoundCopy | None = None
         self._size = padded_size(size, writer._codec)
@@ -365,7 +357,7 @@ class _Encoding:
 
 def padded_size(size: tuple[int, int], codec: str) -> tuple[int, int]:
     """Width and height that the codec takes: even, and not below its smallest."""
-    least = SMALLEST[codec]
+    least = _ENCODERS[codec].smallest
     return (max(least, size[0] + size[0] % 2), max(least, size[1] + size[1] % 2))
 
 

@@ -19,8 +19,9 @@ from sttrack_deploy import files
 from sttrack_deploy.errors import UsageError, UserError
 from sttrack_deploy.output_file import check_outputs
 from sttrack_deploy.video import writer
+from sttrack_deploy.video.file_types import CODECS
 from sttrack_deploy.video.reader import open_video
-from sttrack_deploy.video.writer import CODECS, VideoWriter, check_codec, time_base
+from sttrack_deploy.video.writer import VideoWriter, check_codec, time_base
 
 STEADY = [index / 25 for index in range(20)]
 

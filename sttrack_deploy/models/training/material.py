@@ -62,14 +62,14 @@ def load_material(
 
     from sttrack_deploy.models.training.clips.batch import ClipGeometry, MixedSource
     from sttrack_deploy.models.training.clips.real.track_source import TrackSource
-    from sttrack_deploy.models.training.clips.real.training_sets import PUBLISHED_SETS, TrainingSets
+    from sttrack_deploy.models.training.clips.real.training_sets import TrainingSets
     from sttrack_deploy.models.training.clips.real.video_clips import MemoryTracks, load_tracks
     from sttrack_deploy.models.training.clips.synthetic.image_bank import load_image_bank
     from sttrack_deploy.models.training.clips.synthetic.source import SyntheticSource
 
     data = data or {}
-    if unknown := sorted(set(data) - set(PUBLISHED_SETS)):
-        raise UsageError(f"--data knows {', '.join(PUBLISHED_SETS)}, not {unknown[0]!r}")
+    if unknown := sorted(set(data) - set(LAYOUTS)):
+        raise UsageError(f"--data knows {', '.join(LAYOUTS)}, not {unknown[0]!r}")
     m = recipe.model
     geometry = ClipGeometry(m.template_size, m.template_factor, m.search_size, m.search_factor, m.stride)
     sets = TrainingSets(recipe.data, _cache_folder(), notice)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from sttrack_deploy.errors import UserError
 from sttrack_deploy.sequences.datasets.base import DatasetReader, read_boxes
-from sttrack_deploy.sequences.sequence import VIDEO_SUFFIXES, VideoSequence
+from sttrack_deploy.sequences.sequence import VideoSequence
+from sttrack_deploy.video.file_types import VIDEO_SUFFIXES
 from sttrack_deploy.video.image_folder import image_files
 
 __all__ = ["FOLDER", "read_folder"]
@@ -48,7 +49,7 @@ def read_folder(root: Path, partial: bool = False) -> list[VideoSequence]:
                 f"both {found[0].name} and {found[1].name} belong to {text}; keep one"
                 if found
                 else f"{text} has no video beside it: there is no {text.stem}.mp4 "
-                f"(or {', '.join(sorted(VIDEO_SUFFIXES - {'.mp4'}))}) and no folder of images {text.stem}/"
+                f"(or {', '.join(VIDEO_SUFFIXES[1:])}) and no folder of images {text.stem}/"
             )
             raise UserError(problem)
         sequences.append(VideoSequence(text.stem, found[0], read_boxes(text)))

@@ -10,6 +10,7 @@ from sttrack_deploy.errors import UserError
 from sttrack_deploy.models.training.clips.real.published_tracks import Got10kSplit
 
 __all__ = [
+    "PUBLISHED_SETS",
     "SOURCES",
     "AugmentationRecipe",
     "DataRecipe",
@@ -24,7 +25,8 @@ Order = Literal["paced", "causal", "trident"]
 JitterName = Literal["drift", "published"]
 AugmentationName = Literal["camera", "published", "none"]
 
-SOURCES = ("images", "videos", "lasot", "got10k", "trackingnet", "coco")
+PUBLISHED_SETS = ("lasot", "got10k", "trackingnet", "coco")
+SOURCES = ("images", "videos", *PUBLISHED_SETS)
 """What clips are made of; the keys of ``[data.mixture]``."""
 
 HELD_OUT_FIRST = ("images", "videos", "got10k")  # these have validation parts of their own

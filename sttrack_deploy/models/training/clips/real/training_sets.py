@@ -34,7 +34,7 @@ from sttrack_deploy.models.training.clips.real.track_bank import (
 from sttrack_deploy.models.training.clips.recipe import DataRecipe
 from sttrack_deploy.models.training.clips.synthetic.image_bank import Split
 
-__all__ = ["PUBLISHED_SETS", "TrainingSets", "coco_tracks"]
+__all__ = ["TrainingSets", "coco_tracks"]
 
 
 def coco_tracks(
@@ -108,8 +108,6 @@ def _slim(item: dict[str, Any]) -> dict[str, Any]:
     item.pop("segmentation", None)
     return item
 
-
-PUBLISHED_SETS = ("lasot", "got10k", "trackingnet", "coco")
 
 HELD_OUT_OF = 50  # one sequence, or image, in so many, where no list is published
 

@@ -20,7 +20,7 @@ from sttrack_deploy.errors import UserError
 from sttrack_deploy.models.training.clips.real.track_bank import VISIBLE, UnreadableImageError
 from sttrack_deploy.models.training.clips.synthetic.image_bank import Split
 from sttrack_deploy.records import parse_number
-from sttrack_deploy.sequences.sequence import VIDEO_SUFFIXES
+from sttrack_deploy.video.file_types import VIDEO_SUFFIXES
 from sttrack_deploy.video.image_folder import image_files
 from sttrack_deploy.video.reader import open_video
 
