@@ -26,7 +26,7 @@ from sttrack_deploy.errors import UsageError, UserError
 from sttrack_deploy.export.exporter import ExportOptions, export_bundle
 from sttrack_deploy.models.backbone import FrozenBatchNorm2d
 from sttrack_deploy.models.config import ModelConfig, preset
-from sttrack_deploy.models.network import STTrack
+from sttrack_deploy.models.corner_network import STTrack
 from sttrack_deploy.models.weights import save_weights
 from sttrack_deploy.runtime.demo import DemoClip
 from sttrack_deploy.terminal.program import command, say

@@ -1,6 +1,6 @@
 """The tracking policy: what the runtime does with the confidence, and what a user changes of it.
 
-The defaults are here; what they do is in ``runtime/target.py`` (lost, recovery) and ``runtime/priors.py``.
+The defaults are here; what they do is in ``runtime/target.py``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class TrackingPolicy:
         recovery: while lost, keep the last good box as the center and grow the search region.
         growth: factor by which the search region's side grows with each lost frame.
         max_growth: the growth starts over at 1 beyond this.
-        jump_penalty: how much confidence falls with a jump beyond the recent motion (``runtime/priors.py``); 0: not.
+        jump_penalty: how much confidence falls with a jump beyond the recent motion; 0: not.
         change_penalty: the same for a sudden change of size and aspect.
         size_smoothing: share of a change of size that is held back at confidence 1, more at less; 0: none is.
         reliable_above: while lost, the search region is as for the usual size on frames of at least this confidence

@@ -16,7 +16,7 @@ from shared_folder import SHARED
 
 if TYPE_CHECKING:
     from sttrack_deploy.bundle import Bundle
-    from sttrack_deploy.models.network import STTrack
+    from sttrack_deploy.models.corner_network import STTrack
 
 os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")

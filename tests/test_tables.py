@@ -11,11 +11,11 @@ from sttrack_deploy.manifest import LAYOUT_OF
 from sttrack_deploy.models.training.clips.recipe import PUBLISHED_SETS
 from sttrack_deploy.models.training.material import LAYOUTS, READERS
 from sttrack_deploy.runtime.run_files import _KINDS
-from sttrack_deploy.runtime.tracks import TRACK_FORMATS
+from sttrack_deploy.runtime.track_formats import TRACK_FORMATS
 from sttrack_deploy.sequences.datasets import DATASETS
 from sttrack_deploy.serve.formats import FORMATS
 from sttrack_deploy.verification import gpu_acceptance
-from sttrack_deploy.verification.agreement import GATES
+from sttrack_deploy.verification.gates import GATES
 from sttrack_deploy.verification.parity.run import TOLERANCES
 from sttrack_deploy.video.file_types import CODECS, CONTAINERS, VIDEO_SUFFIXES
 from sttrack_deploy.video.writer import _ENCODERS

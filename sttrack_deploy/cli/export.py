@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from sttrack_deploy.export.exporter import ExportOptions
     from sttrack_deploy.export.validation import Check, ValidationClip
     from sttrack_deploy.models.config import CropRule, MemorySemantics, ModelConfig
-    from sttrack_deploy.models.networks import Network
+    from sttrack_deploy.models.network import Network
 
 
 @click.command(cls=GroupedCommand)
@@ -240,7 +240,7 @@ def _load(
 ) -> Network:
     """The network of a published checkpoint or of our own weights; ``chosen`` changes its configuration."""
     from sttrack_deploy.models.config import preset
-    from sttrack_deploy.models.network import STTrack
+    from sttrack_deploy.models.corner_network import STTrack
     from sttrack_deploy.models.published import config_from_yaml, load_published
     from sttrack_deploy.models.weights import load_weights, read_config
 

@@ -36,8 +36,8 @@ from sttrack_deploy.terminal.options import (
 )
 from sttrack_deploy.terminal.program import command, complain, console, progress_bar, say
 from sttrack_deploy.terminal.types import FILE, MOST_FRAMES, Integer, Number
-from sttrack_deploy.verification.agreement import DIVERGED_BELOW, ON_TARGET
 from sttrack_deploy.verification.closed_loop import DEMO, Beginning, demo_sequence
+from sttrack_deploy.verification.gates import DIVERGED_BELOW, ON_TARGET
 from sttrack_deploy.verification.parity.report import NotRun, ParityResult, parity_document
 from sttrack_deploy.verification.parity.run import (
     Deployment,

@@ -12,7 +12,7 @@ from click.core import ParameterSource
 from sttrack_deploy.errors import UsageError
 from sttrack_deploy.geometry import parse_box
 from sttrack_deploy.policy import PolicyChanges
-from sttrack_deploy.runtime.tracks import TRACK_FORMATS
+from sttrack_deploy.runtime.track_formats import TRACK_FORMATS
 from sttrack_deploy.terminal.help import GroupedCommand, heading
 from sttrack_deploy.terminal.options import TRACKING_NAMES, bundle_option, engine_options, tracking_options
 from sttrack_deploy.terminal.program import command

@@ -22,7 +22,7 @@ from sttrack_deploy.terminal.program import INTERRUPTED, command, console, say
 from sttrack_deploy.terminal.types import FILE, FOLDER, MOST_FRAMES, THREADS, Integer, Number
 
 if TYPE_CHECKING:
-    from sttrack_deploy.models.network import STTrack
+    from sttrack_deploy.models.corner_network import STTrack
     from sttrack_deploy.models.training.recipe import Recipe
     from sttrack_deploy.models.training.trainer import Trainer
     from sttrack_deploy.models.training.training_log import LogLine

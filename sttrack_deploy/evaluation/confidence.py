@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from sttrack_deploy.metrics import auroc
+from sttrack_deploy.auroc import auroc
 
 __all__ = [
     "BAD_IOU",

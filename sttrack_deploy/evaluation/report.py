@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sttrack_deploy.auroc import auroc
 from sttrack_deploy.evaluation.confidence import on_target_auroc
 from sttrack_deploy.evaluation.protocols.base import Measured, Protocol, Score, pool
 from sttrack_deploy.files import atomic_path
 from sttrack_deploy.geometry import iou
-from sttrack_deploy.metrics import auroc
 from sttrack_deploy.sequences.sequence import (
     SequenceFailure,
     TrackRun,

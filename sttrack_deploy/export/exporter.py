@@ -29,7 +29,7 @@ from sttrack_deploy.export.onnx_file import DEFAULT_OPSET, add_metadata, build_o
 from sttrack_deploy.export.operator_check import check_operators
 from sttrack_deploy.export.validation import Check, ValidationClip, check_real_build, validate_bundle
 from sttrack_deploy.files import atomic_directory, sha256_of
-from sttrack_deploy.models.networks import Network
+from sttrack_deploy.models.network import Network
 from sttrack_deploy.models.weights import save_weights
 from sttrack_deploy.progress import SILENT, Progress
 

@@ -17,9 +17,9 @@ from sttrack_deploy.bundle import (
     StateSpec,
 )
 from sttrack_deploy.export.graph_rewrites import StreamlinedDense, streamlined
+from sttrack_deploy.models.corner_network import STTrack, TrackState
 from sttrack_deploy.models.dense_network import DenseState, DenseSTTrack
-from sttrack_deploy.models.network import STTrack, TrackState
-from sttrack_deploy.models.networks import Network
+from sttrack_deploy.models.network import Network
 
 __all__ = ["GraphSource", "search_source", "state_specs", "template_source"]
 

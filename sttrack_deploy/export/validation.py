@@ -17,7 +17,7 @@ from sttrack_deploy.engines.tensorrt.plan_build import trial_build
 from sttrack_deploy.engines.torch.engine import TorchEngine
 from sttrack_deploy.errors import MissingDependencyError, UserError
 from sttrack_deploy.geometry import Box, iou
-from sttrack_deploy.models.networks import Network, NetworkState
+from sttrack_deploy.models.network import Network, NetworkState
 from sttrack_deploy.progress import SILENT, Progress
 from sttrack_deploy.runtime.tracker import Tracker
 

@@ -80,7 +80,7 @@ class DenseStep(NamedTuple):
 
 
 class DenseSTTrack(nn.Module):
-    """The network; the interface is that of :class:`~sttrack_deploy.models.network.STTrack`.
+    """The network; the interface is that of :class:`~sttrack_deploy.models.corner_network.STTrack`.
 
     Images are uint8 RGB ``(B, size, size, 3)``; masks are bool at feature resolution ``(B, cells, cells)``,
     True = padding.

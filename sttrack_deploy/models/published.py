@@ -14,7 +14,7 @@ from sttrack_deploy.errors import UserError
 from sttrack_deploy.manifest import plain_name
 from sttrack_deploy.models.checkpoint_file import check_usable, few, read_weights
 from sttrack_deploy.models.config import ModelConfig
-from sttrack_deploy.models.network import STTrack
+from sttrack_deploy.models.corner_network import STTrack
 from sttrack_deploy.records import read_text, show
 
 __all__ = ["config_from_yaml", "load_published", "published_keys"]

@@ -14,7 +14,7 @@ from sttrack_deploy.errors import UserError
 from sttrack_deploy.files import atomic_path
 from sttrack_deploy.models.checkpoint_file import check_usable, few
 from sttrack_deploy.models.config import ModelConfig
-from sttrack_deploy.models.networks import Network, build_network
+from sttrack_deploy.models.network import Network, build_network
 from sttrack_deploy.records import parse_json
 
 __all__ = ["load_weights", "read_config", "save_weights"]

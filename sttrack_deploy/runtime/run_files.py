@@ -12,7 +12,7 @@ from sttrack_deploy.errors import UsageError
 from sttrack_deploy.output_file import OutputFile, check_outputs
 from sttrack_deploy.runtime.results import BoxesWriter, JsonToStdout, JsonWriter, ResultWriter
 from sttrack_deploy.runtime.session import Outputs
-from sttrack_deploy.runtime.tracks import TRACK_FORMATS, open_tracks, track_format
+from sttrack_deploy.runtime.track_formats import TRACK_FORMATS, open_tracks, track_format
 from sttrack_deploy.video.file_types import CONTAINERS
 from sttrack_deploy.video.frames import Note, SourceInfo
 from sttrack_deploy.video.writer import VideoWriter, check_codec

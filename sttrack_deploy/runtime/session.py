@@ -21,7 +21,7 @@ from sttrack_deploy.runtime.multi_tracker import MultiTracker
 from sttrack_deploy.runtime.overlay import draw_results, draw_truth
 from sttrack_deploy.runtime.results import FrameResult, ResultWriter
 from sttrack_deploy.runtime.target import TrackResult
-from sttrack_deploy.runtime.tracks import TracksWriter
+from sttrack_deploy.runtime.track_formats import TracksWriter
 from sttrack_deploy.video.frames import Frame
 from sttrack_deploy.video.writer import VideoWriter
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sttrack_deploy.runtime.results import BoxesWriter, FrameResult, JsonWriter, ResultWriter, json_line
-from sttrack_deploy.runtime.tracks import TRACK_FORMATS, TracksWriter, open_tracks
+from sttrack_deploy.runtime.track_formats import TRACK_FORMATS, TracksWriter, open_tracks
 from sttrack_deploy.serve.settings import Conflict
 from sttrack_deploy.serve.track import Found, Track
 

@@ -23,7 +23,7 @@ from sttrack_deploy.policy import PolicyChanges
 from sttrack_deploy.terminal.help import under
 from sttrack_deploy.terminal.program import say
 from sttrack_deploy.terminal.types import FOLDER, MOST_FRAMES, PATH, THREADS, Integer, NamedPath, Number
-from sttrack_deploy.verification.agreement import GATES
+from sttrack_deploy.verification.gates import GATES
 
 if TYPE_CHECKING:
     from sttrack_deploy.sequences.sequence import VideoSequence

@@ -22,7 +22,7 @@ from sttrack_deploy.progress import SILENT, Progress
 from sttrack_deploy.runtime.demo import DemoClip
 from sttrack_deploy.runtime.tracker import Tracker
 from sttrack_deploy.sequences.sequence import TrackRun, VideoSequence, frames_of
-from sttrack_deploy.verification.agreement import GATES, Agreement, Verdict, agree, judge
+from sttrack_deploy.verification.gates import GATES, Agreement, Verdict, agree, judge
 
 __all__ = [
     "DEMO",

@@ -26,11 +26,11 @@ from sttrack_deploy.export import exporter
 from sttrack_deploy.export.operator_check import unsupported_nodes
 from sttrack_deploy.export.precision import convert as conversion
 from sttrack_deploy.export.precision import plan
-from sttrack_deploy.export.precision.gate import GateResult, Reference, gate
+from sttrack_deploy.export.precision.gate_run import GateResult, Reference, gate
 from sttrack_deploy.export.precision.job import PrecisionOptions
 from sttrack_deploy.export.validation import check_real_build
 from sttrack_deploy.progress import Progress
-from sttrack_deploy.verification.agreement import GATES, Gate, Verdict
+from sttrack_deploy.verification.gates import GATES, Gate, Verdict
 
 TEMPLATE, SEARCH = TINY.template_size, TINY.search_size
 OPEN, SHUT = Gate(None, 1.0, 1.0, both_ways=False), Gate(1.1, 0.0, 0.0, both_ways=True)

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sttrack_deploy.auroc import auroc
 from sttrack_deploy.evaluation.confidence import (
     calibration_curve,
     long_term_score,
     lost_flags_score,
     on_target_auroc,
 )
-from sttrack_deploy.metrics import auroc
 
 steady = settings(deadline=None)
 Columns = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.bool_]]

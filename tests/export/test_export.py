@@ -27,7 +27,7 @@ from sttrack_deploy.export.onnx_file import DEFAULT_OPSET
 from sttrack_deploy.export.operator_check import unsupported_nodes
 from sttrack_deploy.export.validation import Check, ValidationClip, check_interface, validate_bundle
 from sttrack_deploy.models.config import CROP_RULES, preset
-from sttrack_deploy.models.network import STTrack
+from sttrack_deploy.models.corner_network import STTrack
 from sttrack_deploy.models.weights import load_weights
 
 

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from sttrack_deploy.bundle import Bundle
 from sttrack_deploy.export.graph_rewrites import SinePosition, streamlined
-from sttrack_deploy.models import network as network_module
+from sttrack_deploy.models import corner_network as network_module
 from sttrack_deploy.models.config import ModelConfig
-from sttrack_deploy.models.network import STTrack, TrackState, sine_position
+from sttrack_deploy.models.corner_network import STTrack, TrackState, sine_position
 
 CONFIGS = {
     "test": TINY,

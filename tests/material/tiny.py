@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sttrack_deploy.models.config import ModelConfig
-from sttrack_deploy.models.network import STTrack, TrackState
+from sttrack_deploy.models.corner_network import STTrack, TrackState
 
 Crop = tuple[npt.NDArray[Any], npt.NDArray[Any]]
 """An image and its padding mask."""

@@ -8,7 +8,7 @@ import torch
 from sttrack_deploy.errors import UsageError
 from sttrack_deploy.models.config import preset
 from sttrack_deploy.models.dense_network import DenseState, DenseSTTrack
-from sttrack_deploy.models.networks import build_network
+from sttrack_deploy.models.network import build_network
 
 SMALL = dataclasses.replace(
     preset("sttrack-nano"), search_size=96, hidden_dim=16, heads=2, memory_heads=2, feedforward_dim=16

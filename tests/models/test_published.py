@@ -18,7 +18,7 @@ from tiny import TINY, lively_network
 from sttrack_deploy.errors import UserError
 from sttrack_deploy.models.checkpoint_file import read_weights
 from sttrack_deploy.models.config import PRESETS, ModelConfig
-from sttrack_deploy.models.network import STTrack
+from sttrack_deploy.models.corner_network import STTrack
 from sttrack_deploy.models.published import config_from_yaml, load_published, published_keys
 
 RESNET = dataclasses.replace(TINY, name="published", backbone="resnet18", plain_channels=(), plain_blocks=())

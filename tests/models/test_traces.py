@@ -14,7 +14,7 @@ from sttrack_deploy.cropping import crop_patch
 from sttrack_deploy.engines.torch.engine import TorchEngine
 from sttrack_deploy.geometry import box_from_crop, clip_box
 from sttrack_deploy.models.config import MemorySemantics
-from sttrack_deploy.models.network import STTrack
+from sttrack_deploy.models.corner_network import STTrack
 from sttrack_deploy.models.published import config_from_yaml, load_published
 from sttrack_deploy.runtime.tracker import Tracker
 

@@ -11,7 +11,7 @@ from tiny import TINY
 
 from sttrack_deploy.errors import UserError
 from sttrack_deploy.models.config import ModelConfig, preset
-from sttrack_deploy.models.network import STTrack
+from sttrack_deploy.models.corner_network import STTrack
 from sttrack_deploy.models.weights import load_weights, read_config, save_weights
 
 

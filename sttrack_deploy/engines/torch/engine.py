@@ -14,9 +14,9 @@ from sttrack_deploy.engines.base import Arrays, BoolArray, EngineState, Predicti
 from sttrack_deploy.errors import MissingDependencyError, UsageError, UserError
 from sttrack_deploy.files import sha256_of
 from sttrack_deploy.models.config import ModelConfig
+from sttrack_deploy.models.corner_network import StepOutput
 from sttrack_deploy.models.dense_network import DenseStep
-from sttrack_deploy.models.network import StepOutput
-from sttrack_deploy.models.networks import Network
+from sttrack_deploy.models.network import Network
 
 __all__ = ["CompiledTorchEngine", "TorchEngine", "create", "create_compiled", "devices"]
 

@@ -12,7 +12,7 @@ from sttrack_deploy.bundle import Bundle, open_bundle
 from sttrack_deploy.errors import UserError
 from sttrack_deploy.export.precision import fp16
 from sttrack_deploy.export.precision.bundle_writer import Graphs, write_variant
-from sttrack_deploy.export.precision.gate import GateResult, Reference, gate, gate_data, track_reference
+from sttrack_deploy.export.precision.gate_run import GateResult, Reference, gate, gate_data, track_reference
 from sttrack_deploy.export.precision.job import PrecisionOptions, check_conversion, open_job
 from sttrack_deploy.export.precision.layers import macs_by_group, members
 from sttrack_deploy.export.precision.measurements import time_ratio

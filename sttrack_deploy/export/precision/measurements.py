@@ -2,7 +2,7 @@
 
 INT8 scales and what FP16 must hold are made from the first. Layers are ranked by the second, the error of single
 steps from recorded states: unlike a closed loop, in which one frame's luck decides what the next sees, it hardly varies
-from run to run. The closed loop then decides (``gate.py``).
+from run to run. The closed loop then decides (``gate_run.py``).
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from sttrack_deploy.errors import UserError
 from sttrack_deploy.export.precision import METHODS, Method
 from sttrack_deploy.export.precision.bundle_writer import Graphs, write_variant
 from sttrack_deploy.export.precision.fp16 import Fp16Choice, choose_parts
-from sttrack_deploy.export.precision.gate import GateData, agreement_of, gate_data, track
+from sttrack_deploy.export.precision.gate_run import GateData, agreement_of, gate_data, track
 from sttrack_deploy.export.precision.int8 import (
     Factors,
     Layout,

@@ -9,7 +9,7 @@ import torch
 from sttrack_deploy.errors import UserError
 from sttrack_deploy.models.checkpoint_file import check_usable, read_weights
 from sttrack_deploy.models.config import ModelConfig
-from sttrack_deploy.models.network import STTrack
+from sttrack_deploy.models.corner_network import STTrack
 from sttrack_deploy.models.published import load_published
 from sttrack_deploy.models.weights import load_weights
 

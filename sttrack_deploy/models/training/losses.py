@@ -1,4 +1,5 @@
-"""What a clip's predictions are graded by."""
+"""What a clip's predictions are graded by: :func:`grade` for networks with a corner head, :func:`grade_dense` for those
+with a dense head (``sttrack-nano``)."""
 
 from __future__ import annotations
 
@@ -12,8 +13,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sttrack_deploy.errors import UserError
+from sttrack_deploy.models.dense_network import DenseStep, DenseSTTrack
 
-__all__ = ["LossTerms", "LossWeights", "corner_targets", "foreground_cells", "generalized_iou", "grade"]
+__all__ = [
+    "DenseLosses",
+    "LossTerms",
+    "LossWeights",
+    "corner_targets",
+    "foreground_cells",
+    "generalized_iou",
+    "grade",
+    "grade_dense",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,3 +154,71 @@ def grade(
         + weights.foreground * foreground
     )
     return LossTerms(total, giou_loss, l1_loss, divergence, foreground, (iou.detach() * shown).sum() / count)
+
+
+CENTER = 0.3
+"""Places within this part of the target's half sides from its middle may win."""
+ON_TARGET = (0.3, 0.6)
+"""Between these overlaps the wanted confidence rises from 0 to 1."""
+
+
+class DenseLosses(NamedTuple):
+    """Losses of one frame of ``n`` clips, ``(n,)`` each.
+
+    Attributes:
+        box: generalized IoU and L1; 0 where the target is not in the crop.
+        place: cross entropy of the score map; 0 there too.
+        confidence: cross entropy of the confidence, on every frame.
+    """
+
+    box: Tensor
+    place: Tensor
+    confidence: Tensor
+
+
+def grade_dense(
+    network: DenseSTTrack, step: DenseStep, target: Tensor, held: Tensor
+) -> tuple[Tensor, DenseLosses]:
+    """Overlap ``(n,)``, without gradients, and the losses of one step.
+
+    Args:
+        target: true boxes x1 y1 x2 y2 over the crop's side.
+        held: bool ``(n,)``: the crop shows the target.
+    """
+    overlap, box_loss = _box_loss(step.box, target)
+    overlap = overlap.detach()
+    low, high = ON_TARGET
+    sure = ((overlap - low) / (high - low)).clamp(0, 1) * held
+    losses = DenseLosses(
+        box_loss * held,
+        _place_loss(network, step, target) * held,
+        F.binary_cross_entropy_with_logits(step.confidence_logit, sure, reduction="none"),
+    )
+    return overlap, losses
+
+
+def _box_loss(box: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Overlap ``(n,)``, and ``2 (1 - generalized IoU)`` with the L1 distance in target sizes."""
+    low, high = torch.maximum(box[:, :2], target[:, :2]), torch.minimum(box[:, 2:], target[:, 2:])
+    overlap = (high - low).clamp(min=0).prod(1)
+    area = (box[:, 2:] - box[:, :2]).clamp(min=1e-4).prod(1)
+    wanted = (target[:, 2:] - target[:, :2]).clamp(min=1e-4).prod(1)
+    union = area + wanted - overlap
+    hull = torch.maximum(box[:, 2:], target[:, 2:]) - torch.minimum(box[:, :2], target[:, :2])
+    hull_area = hull.clamp(min=1e-4).prod(1)
+    iou = overlap / union
+    generalized = iou - (hull_area - union) / hull_area
+    distance = (box - target).abs().mean(1) / wanted.sqrt()
+    return iou, 2.0 * (1.0 - generalized) + torch.clamp(distance, max=3.0)
+
+
+def _place_loss(network: DenseSTTrack, step: DenseStep, target: Tensor) -> Tensor:
+    """``(n,)``: less the logarithm of the score map's mass on places near the target's middle."""
+    points = network.points[None]
+    middle = (target[:, :2] + target[:, 2:])[:, :, None] / 2
+    half = (target[:, 2:] - target[:, :2])[:, :, None] / 2
+    # At least the nearest places, however small the target is.
+    reach = torch.clamp(CENTER * half * 2, min=0.75 / network.config.search_cells)
+    near = ((points - middle).abs() <= reach).all(1)
+    logs = torch.log_softmax(step.logits, 1)
+    return -torch.logsumexp(torch.where(near, logs, torch.full_like(logs, -30.0)), 1).clamp(min=-30.0)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from sttrack_deploy.errors import MissingDependencyError, UserError
-from sttrack_deploy.models.network import STTrack
+from sttrack_deploy.models.corner_network import STTrack
 from sttrack_deploy.models.training.checkpoints import (
     CheckpointFolder,
     check_belongs,

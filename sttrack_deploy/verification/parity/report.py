@@ -20,7 +20,7 @@ from sttrack_deploy.plotting import (
     new_figure,
     tracker_style,
 )
-from sttrack_deploy.verification.agreement import DIVERGED_BELOW, GATES
+from sttrack_deploy.verification.gates import DIVERGED_BELOW, GATES
 from sttrack_deploy.verification.parity.run import Deployment, DeploymentParity
 
 __all__ = ["SCHEMA", "NotRun", "ParityResult", "parity_document", "parity_plot"]

@@ -12,8 +12,8 @@ from sttrack_deploy.errors import MissingDependencyError, UserError
 from sttrack_deploy.progress import SILENT, Progress
 from sttrack_deploy.runtime.tracker import Tracker
 from sttrack_deploy.sequences.sequence import TrackRun
-from sttrack_deploy.verification.agreement import GATES, Agreement, Verdict, agree, judge
 from sttrack_deploy.verification.closed_loop import Beginning, track_beginning
+from sttrack_deploy.verification.gates import GATES, Agreement, Verdict, agree, judge
 from sttrack_deploy.verification.parity.divergence import Divergence, find_divergence
 from sttrack_deploy.verification.parity.tensor_errors import Replay, replay
 

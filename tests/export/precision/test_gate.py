@@ -10,7 +10,7 @@ from moving_square import truth_of, write_sequence
 
 from sttrack_deploy.bundle import Bundle
 from sttrack_deploy.engines.onnxruntime.engine import OnnxRuntimeEngine
-from sttrack_deploy.export.precision.gate import DEMO, gate_data, track
+from sttrack_deploy.export.precision.gate_run import DEMO, gate_data, track
 from sttrack_deploy.runtime.demo import DemoClip
 from sttrack_deploy.sequences.sequence import frames_of
 

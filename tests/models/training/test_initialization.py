@@ -15,7 +15,7 @@ from tiny import TINY, lively_network
 
 from sttrack_deploy.errors import UserError
 from sttrack_deploy.models.checkpoint_file import read_weights
-from sttrack_deploy.models.network import STTrack
+from sttrack_deploy.models.corner_network import STTrack
 from sttrack_deploy.models.published import config_from_yaml
 from sttrack_deploy.models.training.clips.batch import ClipBatch
 from sttrack_deploy.models.training.initialization import fresh_network, load_backbone, load_initial

@@ -8,7 +8,7 @@ from tiny import TINY
 from torch import nn
 
 from sttrack_deploy.errors import UserError
-from sttrack_deploy.models.network import STTrack
+from sttrack_deploy.models.corner_network import STTrack
 from sttrack_deploy.models.training.optimizer import (
     Optimizer,
     OptimizerRecipe,

@@ -10,14 +10,14 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from sttrack_deploy.geometry import CropWindow, context_box, crop_window, snapped_window
 from sttrack_deploy.models.config import ModelConfig
 from sttrack_deploy.models.dense_network import DenseStep, DenseSTTrack
 from sttrack_deploy.models.nanotrack import NanoKernels, NanoMaps
-from sttrack_deploy.models.training.closed_loop.worlds import Views, World, concatenated
+from sttrack_deploy.models.training.closed_loop.clip_groups import ClipGroup, Views, concatenated
+from sttrack_deploy.models.training.losses import grade_dense
 
 __all__ = ["Features", "Terms", "follow"]
 
@@ -29,10 +29,6 @@ LOST_AFTER = 3
 """Frames without the target in the crop after which the crop is put back on it: nothing more can be learned there."""
 SMALLEST = 6.0
 """Least side, in pixels, of the box that the next crop follows."""
-CENTER = 0.3
-"""Places within this part of the target's half sides from its middle may win."""
-ON_TARGET = (0.3, 0.6)
-"""Between these overlaps the wanted confidence rises from 0 to 1."""
 
 
 class Features(Protocol):
@@ -74,23 +70,23 @@ class _Followed:
 
 
 def follow(
-    network: DenseSTTrack, frozen: Features, worlds: Sequence[World], rng: np.random.Generator
+    network: DenseSTTrack, frozen: Features, groups: Sequence[ClipGroup], rng: np.random.Generator
 ) -> Terms:
     """Track all clips from their first frame to their last, gradients through query and memory.
 
     Args:
         network: its trained part is used; crops follow its detached boxes.
         frozen: computes the part that is not trained.
-        worlds: of equally many frames.
+        groups: of equally many frames.
         rng: where the first crops lie.
     """
     c = network.config
-    truth = np.concatenate([w.boxes for w in worlds]).astype(np.float64)
-    visible = np.concatenate([w.visible for w in worlds])
-    limits = np.concatenate([w.limits for w in worlds]).astype(np.float64)
+    truth = np.concatenate([w.boxes for w in groups]).astype(np.float64)
+    visible = np.concatenate([w.visible for w in groups])
+    limits = np.concatenate([w.limits for w in groups]).astype(np.float64)
     clips, frames = truth.shape[:2]
     device = network.query_embed.device
-    template = _look(worlds, 0, [_template_window(b, c) for b in truth[:, 0]], c.template_size)
+    template = _look(groups, 0, [_template_window(b, c) for b in truth[:, 0]], c.template_size)
     kernels, features = frozen.template(template)
     state = network.start(kernels, features)
     at = _Followed(_jittered(truth[:, 1], rng, 0.12), np.zeros(clips, np.int64))
@@ -98,7 +94,7 @@ def follow(
     overlaps, away, correct = [], [], []
     for frame in range(1, frames):
         windows = [_search_window(box, c) for box in at.box]
-        views = _look(worlds, frame, windows, c.search_size)
+        views = _look(groups, frame, windows, c.search_size)
         maps, features = frozen.search(views, kernels)
         step, state = network.refined(maps, features, torch.from_numpy(views.masks).to(device), state)
         corners = np.array([[w.x1, w.y1, w.side] for w in windows], np.float64)
@@ -108,15 +104,13 @@ def follow(
         present = inside & visible[:, frame]
         target = torch.from_numpy(wanted).float().to(device)
         held = torch.from_numpy(present).to(device)
-        overlap, box_loss = _box_loss(step.box, target)
-        boxes.append(box_loss * held)
-        places.append(_place_loss(network, step, target) * held)
-        low, high = ON_TARGET
-        sure = ((overlap.detach() - low) / (high - low)).clamp(0, 1) * held
-        confidences.append(F.binary_cross_entropy_with_logits(step.confidence_logit, sure, reduction="none"))
-        overlaps.append(overlap.detach()[held])
+        overlap, losses = grade_dense(network, step, target, held)
+        boxes.append(losses.box)
+        places.append(losses.place)
+        confidences.append(losses.confidence)
+        overlaps.append(overlap[held])
         away.append((visible[:, frame] & ~inside).mean())
-        on = (overlap.detach() > 0.5) & held
+        on = (overlap > 0.5) & held
         correct.append(float(((step.confidence.detach() > 0.5) == on).float().mean()))
         _move_on(at, step, corners, truth[:, frame], inside | ~visible[:, frame], limits, rng)
     held_count = max(1, sum(len(o) for o in overlaps))
@@ -131,11 +125,11 @@ def follow(
     )
 
 
-def _look(worlds: Sequence[World], frame: int, windows: Sequence[CropWindow], size: int) -> Views:
+def _look(groups: Sequence[ClipGroup], frame: int, windows: Sequence[CropWindow], size: int) -> Views:
     views, first = [], 0
-    for world in worlds:
-        count = len(world.boxes)
-        views.append(world.look(frame, windows[first : first + count], size))
+    for group in groups:
+        count = len(group.boxes)
+        views.append(group.look(frame, windows[first : first + count], size))
         first += count
     return concatenated(views)
 
@@ -165,33 +159,6 @@ def _in_crop(box: FloatArray, corners: FloatArray) -> FloatArray:
     left, top, side = corners.T
     low = (box[:, :2] - np.stack((left, top), 1)) / side[:, None]
     return np.concatenate((low, low + box[:, 2:] / side[:, None]), 1)
-
-
-def _box_loss(box: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Overlap ``(n,)``, and ``2 (1 - generalized IoU)`` with the L1 distance in target sizes."""
-    low, high = torch.maximum(box[:, :2], target[:, :2]), torch.minimum(box[:, 2:], target[:, 2:])
-    overlap = (high - low).clamp(min=0).prod(1)
-    area = (box[:, 2:] - box[:, :2]).clamp(min=1e-4).prod(1)
-    wanted = (target[:, 2:] - target[:, :2]).clamp(min=1e-4).prod(1)
-    union = area + wanted - overlap
-    hull = torch.maximum(box[:, 2:], target[:, 2:]) - torch.minimum(box[:, :2], target[:, :2])
-    hull_area = hull.clamp(min=1e-4).prod(1)
-    iou = overlap / union
-    generalized = iou - (hull_area - union) / hull_area
-    distance = (box - target).abs().mean(1) / wanted.sqrt()
-    return iou, 2.0 * (1.0 - generalized) + torch.clamp(distance, max=3.0)
-
-
-def _place_loss(network: DenseSTTrack, step: DenseStep, target: Tensor) -> Tensor:
-    """``(n,)``: less the logarithm of the score map's mass on places near the target's middle."""
-    points = network.points[None]
-    middle = (target[:, :2] + target[:, 2:])[:, :, None] / 2
-    half = (target[:, 2:] - target[:, :2])[:, :, None] / 2
-    # At least the nearest places, however small the target is.
-    reach = torch.clamp(CENTER * half * 2, min=0.75 / network.config.search_cells)
-    near = ((points - middle).abs() <= reach).all(1)
-    logs = torch.log_softmax(step.logits, 1)
-    return -torch.logsumexp(torch.where(near, logs, torch.full_like(logs, -30.0)), 1).clamp(min=-30.0)
 
 
 def _move_on(

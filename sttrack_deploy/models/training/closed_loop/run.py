@@ -15,12 +15,12 @@ from sttrack_deploy.errors import UserError
 from sttrack_deploy.models.config import ModelConfig, preset
 from sttrack_deploy.models.dense_network import DenseSTTrack
 from sttrack_deploy.models.nanotrack import NanoBackbone, NanoHead, NanoKernels, NanoMaps, read_nanotrack
-from sttrack_deploy.models.networks import build_network
+from sttrack_deploy.models.network import build_network
 from sttrack_deploy.models.training.clips.real.video_clips import load_tracks
 from sttrack_deploy.models.training.clips.synthetic.image_bank import SpriteSampler, load_image_bank
+from sttrack_deploy.models.training.closed_loop.clip_groups import Views
 from sttrack_deploy.models.training.closed_loop.following import Features, follow
 from sttrack_deploy.models.training.closed_loop.training import ClosedLoopRecipe, Material
-from sttrack_deploy.models.training.closed_loop.worlds import Views
 from sttrack_deploy.models.weights import load_weights
 from sttrack_deploy.records import fill, parse_toml, read_text, show
 
@@ -129,8 +129,8 @@ def calibrate_inputs(
 
     with torch.no_grad():
         for batch in range(CALIBRATION_BATCHES):
-            worlds = material.worlds(recipe, recipe.steps + batch, across)
-            follow(network, Recording(), worlds, np.random.default_rng(batch))
+            groups = material.groups(recipe, recipe.steps + batch, across)
+            follow(network, Recording(), groups, np.random.default_rng(batch))
         for layer, seen in (
             (network.embed, torch.cat(search, 1)),
             (network.embed_target, torch.cat(target, 1)),

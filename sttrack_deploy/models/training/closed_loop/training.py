@@ -21,8 +21,8 @@ from sttrack_deploy.models.dense_network import DenseSTTrack
 from sttrack_deploy.models.training.checkpoints import check_run_folder, checkpoint_of_a_run
 from sttrack_deploy.models.training.clips.real.video_clips import Track
 from sttrack_deploy.models.training.clips.synthetic.image_bank import SpriteSampler
+from sttrack_deploy.models.training.closed_loop.clip_groups import ClipGroup, PhotographGroup, VideoGroup
 from sttrack_deploy.models.training.closed_loop.following import Features, Terms, follow
-from sttrack_deploy.models.training.closed_loop.worlds import PhotographWorld, VideoWorld, World
 from sttrack_deploy.records import Within, check
 
 __all__ = ["CHECKPOINT", "ClosedLoopRecipe", "Material", "train"]
@@ -90,17 +90,17 @@ class Material:
     weights: npt.NDArray[np.float64]
     sprites: SpriteSampler | None
 
-    def worlds(self, recipe: ClosedLoopRecipe, step: int, across: float) -> list[World]:
+    def groups(self, recipe: ClosedLoopRecipe, step: int, across: float) -> list[ClipGroup]:
         """The clips of a step, which follow from its number and the seed."""
         rng = np.random.default_rng((recipe.seed, step))
         generator = torch.Generator().manual_seed(int(rng.integers(2**60)))
         frames = int(rng.choice(recipe.frames))
         videos = round(recipe.clips * recipe.videos) if self.sprites is not None else recipe.clips
-        out: list[World] = []
+        out: list[ClipGroup] = []
         if videos:
-            out.append(VideoWorld(self.tracks, self.weights, rng, videos, frames))
+            out.append(VideoGroup(self.tracks, self.weights, rng, videos, frames))
         if self.sprites is not None and recipe.clips > videos:
-            out.append(PhotographWorld(self.sprites, generator, recipe.clips - videos, frames, across))
+            out.append(PhotographGroup(self.sprites, generator, recipe.clips - videos, frames, across))
         return out
 
 
@@ -164,8 +164,8 @@ def train(
         rate = recipe.learning_rate * _share(step, recipe)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        worlds = material.worlds(recipe, step, network.config.search_size / network.config.search_factor)
-        terms = follow(network, frozen, worlds, np.random.default_rng((recipe.seed, step, 1)))
+        groups = material.groups(recipe, step, network.config.search_size / network.config.search_factor)
+        terms = follow(network, frozen, groups, np.random.default_rng((recipe.seed, step, 1)))
         loss = terms.box + recipe.place * terms.place + recipe.confidence * terms.confidence
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -175,7 +175,7 @@ def train(
         step += 1
         decay = min(recipe.ema, step / (step + 9))
         torch._foreach_lerp_(list(average.values()), [p.detach() for p in trained.values()], 1 - decay)
-        count = sum(w.boxes.shape[0] * (w.boxes.shape[1] - 1) for w in worlds)
+        count = sum(w.boxes.shape[0] * (w.boxes.shape[1] - 1) for w in groups)
         counted += count
         samples += count
         seen.append(_figures(terms, float(norm)))

@@ -14,11 +14,12 @@ from sttrack_deploy.errors import UserError
 from sttrack_deploy.geometry import CropWindow, crop_window, iou
 from sttrack_deploy.models.config import preset
 from sttrack_deploy.models.dense_network import DenseSTTrack
+from sttrack_deploy.models.training import losses
 from sttrack_deploy.models.training.clips.real.video_clips import Track
-from sttrack_deploy.models.training.closed_loop import following, worlds
+from sttrack_deploy.models.training.closed_loop import clip_groups, following
+from sttrack_deploy.models.training.closed_loop.clip_groups import VideoGroup
 from sttrack_deploy.models.training.closed_loop.run import frozen_part, read_closed_loop
 from sttrack_deploy.models.training.closed_loop.training import CHECKPOINT, ClosedLoopRecipe, Material, train
-from sttrack_deploy.models.training.closed_loop.worlds import VideoWorld
 
 CONFIG = dataclasses.replace(
     preset("sttrack-nano"), search_size=96, hidden_dim=16, heads=2, memory_heads=2, feedforward_dim=16
@@ -57,37 +58,37 @@ def red_middle(pixels: np.ndarray, window: CropWindow) -> np.ndarray:
     return np.array([window.x1 + (red[1].mean() + 0.5) * scale, window.y1 + (red[0].mean() + 0.5) * scale])
 
 
-def test_a_video_world_shows_its_boxes_where_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worlds, "COPIED", 0.0)
-    monkeypatch.setattr(worlds, "COVERED", 0.0)
-    monkeypatch.setattr(worlds, "GRAY", 0.0)
+def test_a_group_of_video_clips_shows_its_boxes_where_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clip_groups, "COPIED", 0.0)
+    monkeypatch.setattr(clip_groups, "COVERED", 0.0)
+    monkeypatch.setattr(clip_groups, "GRAY", 0.0)
     for seed in range(6):
-        world = VideoWorld([track()], np.ones(1), np.random.default_rng(seed), 2, 4)
+        group = VideoGroup([track()], np.ones(1), np.random.default_rng(seed), 2, 4)
         for frame in range(5):
-            windows = [crop_window(box, 4.0) for box in world.boxes[:, frame]]
-            views = world.look(frame, windows, 96)
+            windows = [crop_window(box, 4.0) for box in group.boxes[:, frame]]
+            views = group.look(frame, windows, 96)
             for clip in range(2):
-                box = world.boxes[clip, frame]
+                box = group.boxes[clip, frame]
                 found = red_middle(views.pixels[clip].astype(int), windows[clip])
                 assert np.abs(found - (box[:2] + box[2:] / 2)).max() < 3
 
 
 def test_a_cover_that_hides_the_target_makes_it_absent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worlds, "COVERED", 1.0)
+    monkeypatch.setattr(clip_groups, "COVERED", 1.0)
     hidden = [
-        not VideoWorld([track()], np.ones(1), np.random.default_rng(seed), 1, 6).visible.all()
+        not VideoGroup([track()], np.ones(1), np.random.default_rng(seed), 1, 6).visible.all()
         for seed in range(20)
     ]
     assert any(hidden)
     assert not all(hidden)
-    shown = VideoWorld([track()], np.ones(1), np.random.default_rng(0), 4, 6).visible
+    shown = VideoGroup([track()], np.ones(1), np.random.default_rng(0), 4, 6).visible
     assert shown[:, 0].all()  # never in the template
 
 
 def test_crops_follow_the_networks_own_boxes(network: DenseSTTrack, material: Material) -> None:
     asked: list[list[CropWindow]] = []
 
-    class Watched(VideoWorld):
+    class Watched(VideoGroup):
         def look(self, frame: int, windows, size: int):  # type: ignore[no-untyped-def]
             asked.append(list(windows))
             return super().look(frame, windows, size)
@@ -110,22 +111,22 @@ def test_a_target_that_left_the_crop_is_put_back_and_counts_as_away(
     network: DenseSTTrack, material: Material, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(following, "_jittered", lambda box, rng, spread: box + np.array([90.0, 0, 0, 0]))
-    world = VideoWorld(material.tracks, material.weights, np.random.default_rng(1), 2, 4)
-    terms = following.follow(network, frozen_part(network, lambda _: None), [world], np.random.default_rng(0))
+    group = VideoGroup(material.tracks, material.weights, np.random.default_rng(1), 2, 4)
+    terms = following.follow(network, frozen_part(network, lambda _: None), [group], np.random.default_rng(0))
     assert terms.away > 0
     assert all(bool(torch.isfinite(t)) for t in terms[:3])
 
 
 def test_box_loss_is_zero_for_the_same_box_and_grows_away_from_it() -> None:
     box = torch.tensor([[0.2, 0.3, 0.5, 0.6]])
-    overlap, none = following._box_loss(box, box)
-    _, near = following._box_loss(box + 0.05, box)
-    _, far = following._box_loss(box + 0.3, box)
+    overlap, none = losses._box_loss(box, box)
+    _, near = losses._box_loss(box + 0.05, box)
+    _, far = losses._box_loss(box + 0.3, box)
     assert float(overlap) == pytest.approx(1.0)
     assert float(none) == pytest.approx(0.0, abs=1e-5)
     assert 0 < float(near) < float(far)
     theirs = iou((0.25, 0.35, 0.3, 0.3), (0.2, 0.3, 0.3, 0.3))
-    assert float(following._box_loss(box + 0.05, box)[0]) == pytest.approx(float(theirs), abs=1e-5)
+    assert float(losses._box_loss(box + 0.05, box)[0]) == pytest.approx(float(theirs), abs=1e-5)
 
 
 def test_training_changes_only_what_is_trained_and_goes_on_alike(

@@ -11,7 +11,7 @@ import pytest
 
 from sttrack_deploy.errors import UsageError
 from sttrack_deploy.runtime.results import FrameResult
-from sttrack_deploy.runtime.tracks import open_tracks, track_format
+from sttrack_deploy.runtime.track_formats import open_tracks, track_format
 
 BOXES = {
     1: [(10.0, 20.0, 30.0, 40.0), (11.5, 21.0, 30.0, 40.0), (12.0, 22.0, 30.0, 40.0)],

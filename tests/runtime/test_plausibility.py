@@ -12,16 +12,17 @@ from hypothesis import strategies as st
 from sttrack_deploy.bundle import TrackingPolicy
 from sttrack_deploy.geometry import Box
 from sttrack_deploy.policy import NO_CHANGES, PolicyChanges
-from sttrack_deploy.runtime.priors import (
+from sttrack_deploy.runtime.target import (
     STILL,
     Motion,
+    Target,
+    TrackResult,
     damped,
     frame_centers,
     motion_between,
     plausibility,
     remember,
 )
-from sttrack_deploy.runtime.target import Target, TrackResult
 
 HEIGHT, WIDTH = 480, 640
 

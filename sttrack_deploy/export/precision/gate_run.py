@@ -19,8 +19,8 @@ from sttrack_deploy.progress import SILENT, Progress
 from sttrack_deploy.runtime.tracker import Tracker, TrackResult
 from sttrack_deploy.sequences.datasets.folder import read_folder
 from sttrack_deploy.sequences.sequence import TrackRun, VideoSequence, usable_truth
-from sttrack_deploy.verification.agreement import GATES, Agreement, Verdict, agree, judge
 from sttrack_deploy.verification.closed_loop import demo_sequence
+from sttrack_deploy.verification.gates import GATES, Agreement, Verdict, agree, judge
 
 __all__ = [
     "DEMO",

@@ -9,7 +9,7 @@ import pytest
 
 from sttrack_deploy.errors import UserError
 from sttrack_deploy.sequences.sequence import TrackRun, VideoSequence
-from sttrack_deploy.verification.agreement import GATES, Agreement, agree, judge
+from sttrack_deploy.verification.gates import GATES, Agreement, agree, judge
 
 FRAMES = 11
 

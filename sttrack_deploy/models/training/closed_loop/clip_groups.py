@@ -1,6 +1,6 @@
 """What a tracker can look at while it trains: clips that are cut where it looks, not beforehand.
 
-A *world* is a group of clips of which any square can be asked for at any frame. Two kinds: annotated video, with
+Of a group of clips any square can be asked for at any frame. Two kinds: annotated video, with
 moving copies of the target pasted into some clips, and photographs set in motion.
 """
 
@@ -25,7 +25,7 @@ from sttrack_deploy.models.training.clips.synthetic.image_bank import SpriteSamp
 from sttrack_deploy.models.training.clips.synthetic.layers import crop_matrix, draw_layer, sample_plane
 from sttrack_deploy.models.training.clips.synthetic.scenes import make_scene
 
-__all__ = ["PhotographWorld", "VideoWorld", "Views", "World"]
+__all__ = ["ClipGroup", "PhotographGroup", "VideoGroup", "Views"]
 
 UInt8Array = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float32]
@@ -54,7 +54,7 @@ class Views:
     masks: npt.NDArray[np.bool_]
 
 
-class World(Protocol):
+class ClipGroup(Protocol):
     """``n`` clips of ``F`` frames; frame 0 is the template's.
 
     Attributes:
@@ -88,8 +88,8 @@ class _Passer:
     patch: UInt8Array | None
 
 
-class VideoWorld:
-    """Clips of annotated video; see :class:`World`.
+class VideoGroup:
+    """Clips of annotated video; see :class:`ClipGroup`.
 
     Args:
         tracks: to choose from, by their ``weights``.
@@ -238,8 +238,8 @@ def _paste(picture: UInt8Array, patch: UInt8Array, place: FloatArray, wanted: Fl
     )
 
 
-class PhotographWorld:
-    """Photographs set in motion; see :class:`World`."""
+class PhotographGroup:
+    """Photographs set in motion; see :class:`ClipGroup`."""
 
     def __init__(
         self, sampling: SpriteSampler, generator: torch.Generator, clips: int, frames: int, across: float
@@ -281,7 +281,7 @@ class PhotographWorld:
 
 
 def concatenated(views: Sequence[Views]) -> Views:
-    """The crops of several worlds, one after the other."""
+    """The crops of several groups, one after the other."""
     return Views(np.concatenate([v.pixels for v in views]), np.concatenate([v.masks for v in views]))
 
 
