@@ -30,6 +30,7 @@ from sttrack_deploy.engines.building import (
     child_environment,
 )
 from sttrack_deploy.engines.cache import SIDECAR, cache_of, fits, kept_in
+from sttrack_deploy.engines.openvino.amx import has_amx, suited_to_amx
 from sttrack_deploy.engines.openvino.saturation import int8_saturates, weights_within_7_bits
 from sttrack_deploy.engines.registry import BACKENDS
 from sttrack_deploy.errors import MissingDependencyError, UserError
@@ -60,8 +61,8 @@ def compiled_blob(core: openvino.Core, path: Path, properties: Mapping[str, Any]
             blob = _compiled_apart(path, properties, batch)
             if blob is not None:
                 return blob
-            return _compiled(core, _exact(core, model), {**properties, **WITHOUT_SNIPPETS})
-        return _compiled(core, model, properties)
+            return _compiled(core, _suited(core, model, properties), {**properties, **WITHOUT_SNIPPETS})
+        return _compiled(core, _suited(core, model, properties), properties)
     except Exception as error:  # OpenVINO raises RuntimeError and its own classes, over several lines
         raise UserError(
             f"OpenVINO cannot compile {path}: {_reason(error)}; "
@@ -77,9 +78,11 @@ def _read(core: openvino.Core, path: Path, batch: int) -> openvino.Model:
     return model
 
 
-def _exact(core: openvino.Core, model: openvino.Model) -> openvino.Model:
-    """A quantized model whose sums do not saturate on this CPU."""
-    if int8_saturates(core):
+def _suited(core: openvino.Core, model: openvino.Model, properties: Mapping[str, Any]) -> openvino.Model:
+    """A model whose INT8 sums do not saturate on this CPU, in kernels that are fast on it."""
+    if has_amx():
+        suited_to_amx(model, str(properties.get("INFERENCE_PRECISION_HINT")))
+    elif int8_saturates(core) and any(op.get_type_name() == "FakeQuantize" for op in model.get_ops()):
         weights_within_7_bits(model)
     return model
 
@@ -112,7 +115,7 @@ def _child(job: Mapping[str, Any]) -> None:
 
     core = openvino.Core()
     properties = dict(job["properties"])
-    model = _exact(core, _read(core, Path(job["path"]), int(job["batch"])))
+    model = _suited(core, _read(core, Path(job["path"]), int(job["batch"])), properties)
     blob = _compiled(core, model, properties)
     request = core.import_model(blob, "CPU", properties).create_infer_request()
     request.infer()
@@ -128,7 +131,7 @@ def _reason(error: Exception) -> str:
 
 PRECISIONS = {"f32": "openvino", "bf16": "openvino-bf16"}
 """What floating-point arithmetic may be done in (OpenVINO's inference precision hint), and the engine's name."""
-COMPILATION = "2"
+COMPILATION = "3"
 """Counts the ways in which graphs were changed for OpenVINO: what another one compiled is not reused."""
 GRAPHS = ("template", "search")
 BLOBS = tuple(f"{name}.blob" for name in GRAPHS)
