@@ -8,12 +8,12 @@ from sttrack_deploy.engines.openvino.build import PRECISIONS
 from sttrack_deploy.engines.registry import BACKENDS
 from sttrack_deploy.export.precision import CONVERTED
 from sttrack_deploy.manifest import LAYOUT_OF
-from sttrack_deploy.models.training.clips.recipe import PUBLISHED_SETS
 from sttrack_deploy.models.training.material import LAYOUTS, READERS
+from sttrack_deploy.models.training.recipe import PUBLISHED_SETS
 from sttrack_deploy.runtime.run_files import _KINDS
 from sttrack_deploy.runtime.track_formats import TRACK_FORMATS
 from sttrack_deploy.sequences.datasets import DATASETS
-from sttrack_deploy.serve.formats import FORMATS
+from sttrack_deploy.serve.downloads import FORMATS
 from sttrack_deploy.verification import gpu_acceptance
 from sttrack_deploy.verification.gates import GATES
 from sttrack_deploy.verification.parity.run import TOLERANCES

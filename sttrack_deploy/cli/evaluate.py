@@ -11,8 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from sttrack_deploy.bundle import MANIFEST
-from sttrack_deploy.cli.evaluate_files import merge_command, pack_command
-from sttrack_deploy.cli.vot import vot_command
+from sttrack_deploy.cli.evaluate_commands import merge_command, pack_command, vot_command
 from sttrack_deploy.engines.registry import BACKENDS, DEFAULT_BACKEND
 from sttrack_deploy.errors import UsageError, UserError
 from sttrack_deploy.evaluation.evaluation import (
@@ -28,7 +27,7 @@ from sttrack_deploy.evaluation.lost_thresholds import describe, fit_lost, write_
 from sttrack_deploy.evaluation.protocols import DEFAULT_PROTOCOL, PROTOCOLS
 from sttrack_deploy.evaluation.protocols.base import Protocol
 from sttrack_deploy.evaluation.results import DEFAULT_LAYOUT, LAYOUTS
-from sttrack_deploy.evaluation.shards import Shard
+from sttrack_deploy.evaluation.runner import Shard
 from sttrack_deploy.policy import NO_CHANGES, PolicyChanges
 from sttrack_deploy.records import parse_number
 from sttrack_deploy.runtime.worker_pool import threads_each

@@ -126,7 +126,7 @@ def main(
         import torch  # noqa: F401 (so that it is missed first)
 
         from sttrack_deploy.export.exporter import ExportOptions
-        from sttrack_deploy.export.onnx_file import DEFAULT_OPSET
+        from sttrack_deploy.export.graphs import DEFAULT_OPSET
     except ImportError as error:
         raise MissingDependencyError(
             error.name or "torch", "the export", 'pip install "sttrack-deploy[export]"'

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
 from sttrack_deploy.bundle import Bundle
-from sttrack_deploy.engines.base import Engine
-from sttrack_deploy.engines.profile import ProfiledEngine
+from sttrack_deploy.engines.base import Engine, ProfiledEngine
 from sttrack_deploy.errors import MissingDependencyError, UsageError, UserError
 
 __all__ = ["BACKENDS", "DEFAULT_BACKEND", "Backend", "load_engine"]

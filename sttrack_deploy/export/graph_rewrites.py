@@ -19,9 +19,8 @@ from torch import Tensor, nn
 
 from sttrack_deploy.export.attention_rewrites import StreamlinedDecoder, StreamlinedEncoder, StreamlinedMemory
 from sttrack_deploy.models.backbone import PlainStage, ResNet
-from sttrack_deploy.models.corner_network import STTrack, TrackState
+from sttrack_deploy.models.corner_network import CONFIDENCE_SIGMA, CornerHead, STTrack, TrackState
 from sttrack_deploy.models.dense_network import DenseState, DenseSTTrack
-from sttrack_deploy.models.head import CONFIDENCE_SIGMA, CornerHead
 from sttrack_deploy.models.nanotrack import KERNEL
 from sttrack_deploy.models.transformer import MASKED
 

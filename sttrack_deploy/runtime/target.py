@@ -137,7 +137,7 @@ class TrackResult(NamedTuple):
 
     Attributes:
         box: x, y, w, h in pixels.
-        confidence: 0..1, see ``models/head.py``; less where the policy's penalties find the box implausible.
+        confidence: 0..1, see ``models/corner_network.py``; less where the policy's penalties find the box implausible.
         lost: the target is believed not to be there; ``box`` is then only the best guess.
     """
 

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from sttrack_deploy.records import parse_integer
-from sttrack_deploy.serve.formats import result_line
+from sttrack_deploy.serve.downloads import result_line
 from sttrack_deploy.serve.settings import Refusal, TooLarge, TooMany
 from sttrack_deploy.serve.track import Event, Track, Waiters
 from sttrack_deploy.video.frames import Frame

@@ -32,8 +32,7 @@ from sttrack_deploy.serve.answers import (
     refused,
     stem,
 )
-from sttrack_deploy.serve.downloads import annotated
-from sttrack_deploy.serve.formats import FORMATS, result_line, write_format
+from sttrack_deploy.serve.downloads import FORMATS, annotated, result_line, write_format
 from sttrack_deploy.serve.metrics import CONTENT_TYPE
 from sttrack_deploy.serve.openapi import describe_api
 from sttrack_deploy.serve.pictures import Pictures

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sttrack_deploy.serve.formats import FORMATS
+from sttrack_deploy.serve.downloads import FORMATS
 
 __all__ = ["describe_api"]
 

@@ -12,8 +12,7 @@ from typing import Any
 from sttrack_deploy.bundle import Bundle, TrackingPolicy
 from sttrack_deploy.engines.base import Engine
 from sttrack_deploy.runtime.batch import SharedEngine
-from sttrack_deploy.serve.downloads import LiveRecorder, VideoRenderer
-from sttrack_deploy.serve.formats import FORMATS
+from sttrack_deploy.serve.downloads import FORMATS, LiveRecorder, VideoRenderer
 from sttrack_deploy.serve.metrics import Metrics
 from sttrack_deploy.serve.reading import FileReading, LiveReading, Reading, Tools
 from sttrack_deploy.serve.settings import Conflict, NotFound, Refusal, Settings, TooMany, checked_box, whole

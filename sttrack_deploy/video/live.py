@@ -19,10 +19,9 @@ from av.container import InputContainer
 from av.video.frame import VideoFrame
 
 from sttrack_deploy.errors import UserError
-from sttrack_deploy.video.container import open_container, reason, video_stream
+from sttrack_deploy.video.container import Pipe, open_container, reason, video_stream
 from sttrack_deploy.video.decoded import DisplayedImage, MediaClock, usable_rate
 from sttrack_deploy.video.frames import DEFAULT_FPS, QUEUE_DEPTH, Frame, Image, Note, SourceInfo
-from sttrack_deploy.video.pipe import Pipe
 
 __all__ = ["CameraConnection", "Connection", "LiveOptions", "LiveSource", "StreamConnection"]
 

@@ -11,13 +11,12 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from sttrack_deploy.errors import UsageError, UserError
-from sttrack_deploy.video.container import open_container, shown_name
+from sttrack_deploy.video.container import Pipe, open_container, open_pipe, shown_name
 from sttrack_deploy.video.decoded import DisplayedImage
 from sttrack_deploy.video.file_types import IMAGE_SUFFIXES
 from sttrack_deploy.video.frames import Frame, FrameSource, Note, SourceInfo, ThreadedSource
 from sttrack_deploy.video.image_folder import image_files, image_frames, matching_images
 from sttrack_deploy.video.live import CameraConnection, Connection, LiveOptions, LiveSource, StreamConnection
-from sttrack_deploy.video.pipe import Pipe, open_pipe
 from sttrack_deploy.video.reader import open_video
 
 __all__ = ["open_source", "source_stem"]

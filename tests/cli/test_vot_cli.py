@@ -10,8 +10,8 @@ import pytest
 from blobs import BlobEngine, write_bundle
 from click.testing import CliRunner, Result
 
-from sttrack_deploy.cli import vot
-from sttrack_deploy.cli.vot import vot_command
+from sttrack_deploy.cli import evaluate_commands
+from sttrack_deploy.cli.evaluate_commands import vot_command
 from sttrack_deploy.engines import registry
 from sttrack_deploy.errors import MissingDependencyError
 
@@ -23,7 +23,7 @@ def enter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Enter:
     """Runs the command in ``tmp_path``, where the blob's bundle is."""
     write_bundle(tmp_path / "bundle")
     monkeypatch.setattr(registry, "load_engine", lambda *_: BlobEngine())
-    monkeypatch.setattr(vot, "_installed", lambda _: True)
+    monkeypatch.setattr(evaluate_commands, "_installed", lambda _: True)
     monkeypatch.chdir(tmp_path)
 
     def invoke(*arguments: object) -> Result:
@@ -65,7 +65,7 @@ def test_an_initialized_workspace_is_not_initialized_again(enter: Enter, tmp_pat
 
 
 def test_the_toolkit_is_installed_first(enter: Enter, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vot, "_installed", lambda name: name != "vot-toolkit")
+    monkeypatch.setattr(evaluate_commands, "_installed", lambda name: name != "vot-toolkit")
     lines = enter("ws").stderr.splitlines()
     assert lines[2].strip() == 'pip install "sttrack-deploy[vot]"'
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sttrack_deploy.errors import UsageError, UserError
-from sttrack_deploy.evaluation.shards import Shard, merge_results
+from sttrack_deploy.evaluation.runner import Shard, merge_results
 from sttrack_deploy.sequences.sequence import VideoSequence
 
 

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import pytest
 from click.testing import CliRunner
 
-from sttrack_deploy.cli.vot import vot_command
+from sttrack_deploy.cli.evaluate_commands import vot_command
 from sttrack_deploy.geometry import iou
 from sttrack_deploy.runtime.tracker import Tracker
 

@@ -21,9 +21,8 @@ from sttrack_deploy.engines.onnxruntime.engine import OnnxRuntimeEngine
 from sttrack_deploy.engines.torch.engine import TorchEngine
 from sttrack_deploy.errors import UserError
 from sttrack_deploy.export import exporter
-from sttrack_deploy.export.accuracy import accuracy_of
-from sttrack_deploy.export.exporter import ExportOptions, export_bundle
-from sttrack_deploy.export.onnx_file import DEFAULT_OPSET
+from sttrack_deploy.export.exporter import ExportOptions, accuracy_of, export_bundle
+from sttrack_deploy.export.graphs import DEFAULT_OPSET
 from sttrack_deploy.export.operator_check import unsupported_nodes
 from sttrack_deploy.export.validation import Check, ValidationClip, check_interface, validate_bundle
 from sttrack_deploy.models.config import CROP_RULES, preset

@@ -10,10 +10,9 @@ import torch
 from tiny import TINY, search_input, template_input
 
 from sttrack_deploy.models.training.clips.batch import ClipBatch
-from sttrack_deploy.models.training.clips.recipe import DataRecipe
 from sttrack_deploy.models.training.losses import LossWeights
 from sttrack_deploy.models.training.optimizer import OptimizerRecipe
-from sttrack_deploy.models.training.recipe import Recipe
+from sttrack_deploy.models.training.recipe import DataRecipe, Recipe
 from sttrack_deploy.models.training.trainer import RunOptions, Trainer
 from sttrack_deploy.models.training.training_log import LogLine
 

@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import TINY, lively_network, run_clip, search_input, template_input
 
-from sttrack_deploy.models.corner_network import STTrack, TrackState
-from sttrack_deploy.models.head import CornerHead, corner_confidence
+from sttrack_deploy.models.corner_network import CornerHead, STTrack, TrackState, corner_confidence
 
 
 def inputs(network: STTrack) -> tuple[torch.Tensor, torch.Tensor, TrackState]:

@@ -12,8 +12,8 @@ from live_frames import drain
 from servers import transport_stream
 
 from sttrack_deploy.video import source
+from sttrack_deploy.video.container import Pipe
 from sttrack_deploy.video.live import LiveOptions, LiveSource
-from sttrack_deploy.video.pipe import Pipe
 from sttrack_deploy.video.source import open_source
 
 

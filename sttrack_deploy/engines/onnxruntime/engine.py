@@ -33,14 +33,15 @@ from sttrack_deploy.engines.base import (
     Arrays,
     BoolArray,
     EngineState,
+    Operator,
     Prediction,
     UInt8Array,
     check_interface,
     graph_inputs,
+    typical,
 )
 from sttrack_deploy.engines.building import BuildOptions, BuildReport, BuiltEngine, folder_of
 from sttrack_deploy.engines.cache import SIDECAR, cache_of, fits, kept_in
-from sttrack_deploy.engines.profile import Operator, typical
 from sttrack_deploy.errors import UserError
 
 __all__ = [
@@ -248,7 +249,7 @@ class ProfiledOnnxRuntimeEngine(OnnxRuntimeEngine):
         return options
 
     def operators(self) -> list[Operator]:
-        """See :class:`sttrack_deploy.engines.profile.ProfiledEngine`."""
+        """See :class:`sttrack_deploy.engines.base.ProfiledEngine`."""
         events = json.loads(Path(self._search.end_profiling()).read_text(encoding="utf-8"))
         self._folder.cleanup()
         runs = sorted(event["ts"] for event in events if event["name"] == "model_run")

@@ -23,11 +23,13 @@ from sttrack_deploy.engines.base import (
     Arrays,
     BoolArray,
     EngineState,
+    Operator,
     Prediction,
     TwoSidedState,
     UInt8Array,
     check_process,
     graph_inputs,
+    typical,
 )
 from sttrack_deploy.engines.openvino.build import (
     PRECISIONS,
@@ -36,7 +38,6 @@ from sttrack_deploy.engines.openvino.build import (
     native,
     the_core,
 )
-from sttrack_deploy.engines.profile import Operator, typical
 
 __all__ = ["OpenVinoEngine", "create", "create_bf16", "devices"]
 
@@ -168,7 +169,7 @@ class ProfiledOpenVinoEngine(OpenVinoEngine):
         return done
 
     def operators(self) -> list[Operator]:
-        """See :class:`sttrack_deploy.engines.profile.ProfiledEngine`."""
+        """See :class:`sttrack_deploy.engines.base.ProfiledEngine`."""
         return typical(self._steps)
 
 

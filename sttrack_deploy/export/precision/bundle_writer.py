@@ -14,7 +14,7 @@ import onnx
 
 from sttrack_deploy.bundle import MANIFEST, Bundle, GraphSpec, LayoutSpec, open_bundle
 from sttrack_deploy.errors import UserError
-from sttrack_deploy.export.onnx_file import add_metadata, tensor_specs
+from sttrack_deploy.export.graphs import add_metadata, tensor_specs
 from sttrack_deploy.export.operator_check import check_operators
 from sttrack_deploy.files import sha256_of
 

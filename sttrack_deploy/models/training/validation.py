@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from sttrack_deploy.auroc import auroc
 from sttrack_deploy.files import atomic_path
-from sttrack_deploy.models.corner_network import SearchEncoding, STTrack
-from sttrack_deploy.models.head import Corners
+from sttrack_deploy.models.corner_network import Corners, SearchEncoding, STTrack
 from sttrack_deploy.models.training.clips.batch import ClipBatch
 from sttrack_deploy.models.training.distributed import ALONE, Processes
 from sttrack_deploy.models.training.losses import generalized_iou

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sttrack_deploy.engines.profile import Operator
+from sttrack_deploy.engines.base import Operator
 from sttrack_deploy.errors import UserError
 from sttrack_deploy.progress import SILENT, Progress
 from sttrack_deploy.verification.benchmark.worker import Clip, EngineMaker, Subject, Worker

@@ -24,8 +24,7 @@ import numpy.typing as npt
 
 from sttrack_deploy.bundle import open_bundle
 from sttrack_deploy.cropping import search_crop, template_crop
-from sttrack_deploy.engines.base import Engine
-from sttrack_deploy.engines.profile import Operator
+from sttrack_deploy.engines.base import Engine, Operator
 from sttrack_deploy.engines.registry import load_engine, load_profiled
 from sttrack_deploy.errors import UserError
 from sttrack_deploy.evaluation.runner import SingleTargetTracker

@@ -15,14 +15,14 @@ from sttrack_deploy.models.training.clips.batch import ClipBatch, MixedSource, s
 from sttrack_deploy.models.training.clips.real import published_tracks
 from sttrack_deploy.models.training.clips.real.track_bank import IndexedTracks
 from sttrack_deploy.models.training.clips.real.track_source import TrackSource
-from sttrack_deploy.models.training.clips.recipe import (
+from sttrack_deploy.models.training.material import load_material
+from sttrack_deploy.models.training.recipe import (
     AugmentationRecipe,
     DataRecipe,
+    Recipe,
     SamplingRecipe,
     SetsRecipe,
 )
-from sttrack_deploy.models.training.material import load_material
-from sttrack_deploy.models.training.recipe import Recipe
 
 SHARP = AugmentationRecipe("none")
 

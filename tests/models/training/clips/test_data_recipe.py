@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from sttrack_deploy.errors import UserError
-from sttrack_deploy.models.training.clips.recipe import DataRecipe
-from sttrack_deploy.models.training.recipe import read_recipe
+from sttrack_deploy.models.training.recipe import DataRecipe, read_recipe
 from sttrack_deploy.records import fill
 
 MODELS = Path(__file__).parents[4] / "models"

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from sttrack_deploy.errors import UserError
 from sttrack_deploy.models.training.clips.batch import Draws
 from sttrack_deploy.models.training.clips.real.track_bank import HIDDEN, VISIBLE, TrackBank
-from sttrack_deploy.models.training.clips.recipe import NegativesRecipe, SamplingRecipe
+from sttrack_deploy.models.training.recipe import NegativesRecipe, SamplingRecipe
 
 __all__ = ["ChosenClip", "FrameChooser", "causal", "paced", "trident", "with_hidden"]
 

@@ -20,7 +20,7 @@ from sttrack_deploy.models.training.clips.jitter import Drift, JitterRule, Publi
 from sttrack_deploy.models.training.clips.photometry import Degradation
 from sttrack_deploy.models.training.clips.real.frame_choice import ChosenClip, FrameChooser
 from sttrack_deploy.models.training.clips.real.track_bank import VISIBLE, TrackBank, UnreadableImageError
-from sttrack_deploy.models.training.clips.recipe import AugmentationRecipe, DataRecipe, JitterRecipe
+from sttrack_deploy.models.training.recipe import AugmentationRecipe, DataRecipe, JitterRecipe
 
 __all__ = ["TrackSource"]
 

@@ -31,8 +31,8 @@ from sttrack_deploy.models.training.clips.real.track_bank import (
     cached_index,
     fingerprint,
 )
-from sttrack_deploy.models.training.clips.recipe import DataRecipe
 from sttrack_deploy.models.training.clips.synthetic.image_bank import Split
+from sttrack_deploy.models.training.recipe import DataRecipe
 
 __all__ = ["TrainingSets", "coco_tracks"]
 

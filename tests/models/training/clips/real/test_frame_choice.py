@@ -20,7 +20,7 @@ from sttrack_deploy.models.training.clips.real.frame_choice import (
     with_hidden,
 )
 from sttrack_deploy.models.training.clips.real.track_bank import HIDDEN, UNUSABLE, VISIBLE
-from sttrack_deploy.models.training.clips.recipe import NegativesRecipe, SamplingRecipe
+from sttrack_deploy.models.training.recipe import NegativesRecipe, SamplingRecipe
 
 
 def draws(seed: int) -> Draws:

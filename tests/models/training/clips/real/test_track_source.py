@@ -16,7 +16,7 @@ from sttrack_deploy.models.training.clips.real.published_tracks import got10k_tr
 from sttrack_deploy.models.training.clips.real.track_bank import IndexedTracks, UnreadableImageError
 from sttrack_deploy.models.training.clips.real.track_source import TrackSource
 from sttrack_deploy.models.training.clips.real.training_sets import coco_tracks
-from sttrack_deploy.models.training.clips.recipe import (
+from sttrack_deploy.models.training.recipe import (
     AugmentationRecipe,
     DataRecipe,
     JitterRecipe,

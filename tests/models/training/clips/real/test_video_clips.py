@@ -12,7 +12,7 @@ import torch
 from sttrack_deploy.errors import UserError
 from sttrack_deploy.models.training.clips.real.track_source import TrackSource
 from sttrack_deploy.models.training.clips.real.video_clips import MemoryTracks, Track, load_tracks
-from sttrack_deploy.models.training.clips.recipe import AugmentationRecipe, DataRecipe
+from sttrack_deploy.models.training.recipe import AugmentationRecipe, DataRecipe
 
 SHARP = DataRecipe(augmentation=AugmentationRecipe("none"))
 

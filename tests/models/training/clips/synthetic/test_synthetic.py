@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sttrack_deploy.models.training.clips.batch import ClipBatch, ClipGeometry
 from sttrack_deploy.models.training.clips.photometry import Degradation
-from sttrack_deploy.models.training.clips.synthetic import companions, scenes, source
+from sttrack_deploy.models.training.clips.synthetic import scenes, source
 from sttrack_deploy.models.training.clips.synthetic.image_bank import ImageBank
 from sttrack_deploy.models.training.clips.synthetic.source import SyntheticSource
 from sttrack_deploy.models.training.clips.synthetic.sprites import KIND_MASK
@@ -34,9 +34,9 @@ def draw(source: SyntheticSource, batch: int, frames: int, seed: int) -> ClipBat
 def clean(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """Full resolution, nothing but camera and target."""
     monkeypatch.setattr(source, "FULL_SHARE", 1.0)
-    monkeypatch.setattr(companions, "DISTRACTED", 0.0)
-    monkeypatch.setattr(companions, "OCCLUDED", 0.0)
-    monkeypatch.setattr(companions, "REMOVED", 0.0)
+    monkeypatch.setattr(scenes, "DISTRACTED", 0.0)
+    monkeypatch.setattr(scenes, "OCCLUDED", 0.0)
+    monkeypatch.setattr(scenes, "REMOVED", 0.0)
     monkeypatch.setattr(Degradation, "apply", lambda _self, canvas, _frames: canvas)
     return monkeypatch
 
@@ -131,7 +131,7 @@ def test_masked_cells_are_black(bank: ImageBank) -> None:
 
 def test_absent_means_hidden_or_elsewhere(bank: ImageBank, clean: pytest.MonkeyPatch) -> None:
     clean.setattr(scenes, "IN_PLACE", 0.0)
-    clean.setattr(companions, "REMOVED", 0.6)
+    clean.setattr(scenes, "REMOVED", 0.6)
     source = SyntheticSource(bank)
     magenta_only(source)
     gray = bank.images.float().amax(1) - bank.images.float().amin(1)
@@ -150,9 +150,9 @@ def test_absent_means_hidden_or_elsewhere(bank: ImageBank, clean: pytest.MonkeyP
 
 
 def test_occluders_hide_and_presence_says_so(bank: ImageBank, clean: pytest.MonkeyPatch) -> None:
-    clean.setattr(companions, "OCCLUDED", 1.0)
+    clean.setattr(scenes, "OCCLUDED", 1.0)
     hidden = 1 - draw(SyntheticSource(bank), 48, 3, 1).present.float().mean()
-    clean.setattr(companions, "OCCLUDED", 0.0)
+    clean.setattr(scenes, "OCCLUDED", 0.0)
     free = 1 - draw(SyntheticSource(bank), 48, 3, 1).present.float().mean()
     assert hidden > free + 0.05
 
