@@ -46,7 +46,7 @@ def runtime_modules() -> list[str]:
                 "run_list.py",
                 "evaluate.py",
                 "doctor.py",
-                "vot.py",
+                "evaluate_commands.py",
                 "calibrate.py",
             )
         ),
