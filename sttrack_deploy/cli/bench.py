@@ -8,7 +8,6 @@ from pathlib import Path
 import click
 
 from sttrack_deploy.errors import UsageError, UserError
-from sttrack_deploy.plotting import drawing
 from sttrack_deploy.records import parse_integer
 from sttrack_deploy.terminal.help import GroupedCommand, heading
 from sttrack_deploy.terminal.options import (
@@ -111,10 +110,7 @@ def main(
     Engines are those of sttrack-run and torch-compile. Each has a process of its own that does nothing while
     another one is timed.
     """
-    check_reports((json_path, plot), overwrite=overwrite, inputs=(*bundles, source))
-    if plot is not None:
-        with drawing():  # refuses now, and not after the measurement, where matplotlib is missing
-            pass
+    check_reports((json_path,), plot=plot, overwrite=overwrite, inputs=(*bundles, source))
     names = chosen_engines(engines, engine_list, (COMPILED,))
     subjects = engine_subjects(chosen_bundles(bundles, precisions), names, threads)
     if baseline is not None and not any(baseline in (s.label, s.facts["engine"]) for s in subjects):

@@ -16,7 +16,6 @@ from sttrack_deploy.engines.registry import load_engine
 from sttrack_deploy.errors import UsageError, UserError
 from sttrack_deploy.evaluation.reporting.tables import plain_table
 from sttrack_deploy.files import atomic_path
-from sttrack_deploy.plotting import drawing
 from sttrack_deploy.sequences.sequence import VideoSequence
 from sttrack_deploy.terminal.help import GroupedCommand, heading
 from sttrack_deploy.terminal.options import (
@@ -206,10 +205,7 @@ def main(
     PyTorch runs the weights that lie in the bundle, once for all deployments. Exits with 1 if a gate fails or a
     deployment cannot be run. Without --data only the demo clip is tracked.
     """
-    check_reports((json_path, plot), overwrite=overwrite, inputs=bundles, data=(data,))
-    if plot is not None:
-        with drawing():  # refuses now, and not after the measurement, where matplotlib is missing
-            pass
+    check_reports((json_path,), plot=plot, overwrite=overwrite, inputs=bundles, data=(data,))
     names = chosen_engines(engines, engine_list)
     opened = chosen_bundles(bundles, precisions)
     deployments = [Deployment(bundle, name) for bundle in opened for name in names]

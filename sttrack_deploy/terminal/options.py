@@ -19,6 +19,7 @@ from sttrack_deploy.engines.registry import BACKENDS, DEFAULT_BACKEND
 from sttrack_deploy.errors import UsageError, UserError
 from sttrack_deploy.files import check_file, check_folder, made_here
 from sttrack_deploy.output_file import check_outputs, is_within
+from sttrack_deploy.plotting import drawing
 from sttrack_deploy.policy import PolicyChanges
 from sttrack_deploy.terminal.help import under
 from sttrack_deploy.terminal.program import say
@@ -178,6 +179,7 @@ def check_reports(
     files: Sequence[Path | None],
     folder: Path | None = None,
     *,
+    plot: Path | None = None,
     overwrite: bool,
     inputs: Sequence[Path | None] = (),
     data: Sequence[Path | None] = (),
@@ -189,14 +191,19 @@ def check_reports(
     Args:
         files: what will be written; ``-`` is standard output.
         folder: of plots.
+        plot: a picture that is drawn when the work is done.
         inputs: files and bundles that the command reads: never written over, whatever ``overwrite`` says.
         data: annotated videos; the same, but for reports that an earlier run put among them.
 
     Raises:
         UsageError: one file is named twice, or is an input.
         UserError: it cannot be written, or something is there that is not ours.
+        MissingDependencyError: matplotlib is not installed.
     """
-    named = [path for path in files if path is not None and path != Path("-")]
+    if plot is not None:
+        with drawing():
+            pass
+    named = [path for path in (*files, plot) if path is not None and path != Path("-")]
     check_outputs(named, [path for path in inputs if path is not None], overwrite=True)
     for path in named:
         check_file(path, overwrite=overwrite)

@@ -15,31 +15,20 @@ import av
 import cv2
 import numpy as np
 import pytest
-from blobs import BlobEngine, frame, truth, write_bundle, write_images, write_video
-from click.testing import CliRunner, Result
+from blobs import frame, truth, write_images, write_video
+from click.testing import Result
 
-from sttrack_deploy.cli.run import main
-from sttrack_deploy.engines import registry
 from sttrack_deploy.video import source
 from sttrack_deploy.video.frames import Frame, SourceInfo, ThreadedSource
 from sttrack_deploy.video.reader import open_video
 from sttrack_deploy.video.writer import VideoWriter
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "video"))
+sys.path.append(str(Path(__file__).resolve().parents[2] / "video"))
 from clips import trimmed, write_clip
 from servers import tcp_server
 
 Run = Callable[..., Result]
 BOX = ",".join(f"{value:g}" for value in truth(0))
-
-
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    bundle = write_bundle(tmp_path / "bundle")
-    monkeypatch.setattr(registry, "load_engine", lambda *_: BlobEngine())
-    (tmp_path / "cwd").mkdir()
-    monkeypatch.chdir(tmp_path / "cwd")
-    return lambda *arguments: CliRunner().invoke(main, [*map(str, arguments), "--bundle", str(bundle)])
 
 
 def made() -> list[str]:

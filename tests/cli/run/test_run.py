@@ -14,11 +14,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from blobs import BlobEngine, frame, read_video, truth, write_bundle, write_images, write_video
-from click.testing import CliRunner, Result
+from blobs import frame, read_video, truth, write_bundle, write_images, write_video
+from click.testing import Result
 
-from sttrack_deploy.cli.run import main
-from sttrack_deploy.engines import registry
 from sttrack_deploy.geometry import iou
 from sttrack_deploy.runtime import display
 from sttrack_deploy.video import source
@@ -26,20 +24,6 @@ from sttrack_deploy.video.frames import Frame, SourceInfo, ThreadedSource
 
 Run = Callable[..., Result]
 BOX = ",".join(f"{value:g}" for value in truth(0))
-
-
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Runs the command in a folder of its own, ``tmp_path / "cwd"``, with the blob's engine and bundle."""
-    bundle = write_bundle(tmp_path / "bundle")
-    monkeypatch.setattr(registry, "load_engine", lambda *_: BlobEngine())
-    (tmp_path / "cwd").mkdir()
-    monkeypatch.chdir(tmp_path / "cwd")
-
-    def invoke(*arguments: object) -> Result:
-        return CliRunner().invoke(main, [*map(str, arguments), "--bundle", str(bundle)])
-
-    return invoke
 
 
 def read_boxes(path: Path) -> np.ndarray:
@@ -154,7 +138,7 @@ def test_ctrl_c_keeps_complete_results(run: Run, monkeypatch: pytest.MonkeyPatch
 def test_a_real_signal(tmp_path: Path, number: int) -> None:
     video = write_video(tmp_path / "clip.avi", 400)
     bundle = write_bundle(tmp_path / "bundle")
-    tests = Path(__file__).resolve().parents[1]
+    tests = Path(__file__).resolve().parents[2]
     code = f"""
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits it ignored

@@ -9,40 +9,14 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from click.testing import CliRunner, Result
-from moving_square import RedTracker, write_bundle, write_sequence
 
 from sttrack_deploy.bundle import open_bundle
 from sttrack_deploy.cli import evaluate as command
-from sttrack_deploy.evaluation import evaluation as evaluation_module
 from sttrack_deploy.evaluation.protocols import PROTOCOLS
 from sttrack_deploy.geometry import Box
 from sttrack_deploy.runtime.tracker import Tracker
 
 RUN = "sttrack/red-square-onnxruntime/data"
-
-
-@pytest.fixture
-def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(evaluation_module, "BundleTracker", RedTracker)
-    return write_bundle(tmp_path / "bundle")
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    write_sequence(tmp_path / "data", "there", frames=10, video=True)
-    write_sequence(tmp_path / "data", "gone", frames=12, absent=(5, 6, 7))
-    return tmp_path / "data"
-
-
-@pytest.fixture
-def invoke(bundle: Path, data: Path) -> Callable[..., Result]:
-    def call(*options: object, folder: Path = data, bundle: Path | None = bundle) -> Result:
-        arguments = ["--data", folder, *options]
-        if bundle is not None:
-            arguments += ["--bundle", bundle]
-        return CliRunner().invoke(command.main, [str(a) for a in arguments])
-
-    return call
 
 
 def test_table_overall_row_and_next_command(invoke: Callable[..., Result], data: Path, bundle: Path) -> None:

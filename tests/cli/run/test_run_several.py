@@ -9,11 +9,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from blobs import BlobEngine, frame, read_video, truth, write_bundle, write_video
-from click.testing import CliRunner, Result
+from blobs import frame, read_video, truth, write_bundle, write_video
+from click.testing import Result
 
-from sttrack_deploy.cli.run import main
-from sttrack_deploy.engines import registry
 from sttrack_deploy.errors import UsageError
 from sttrack_deploy.geometry import iou
 from sttrack_deploy.runtime import display
@@ -21,15 +19,6 @@ from sttrack_deploy.runtime import display
 Run = Callable[..., Result]
 STILL = (110.0, 60.0, 24.0, 24.0)
 BOX, OTHER = (",".join(f"{value:g}" for value in box) for box in (truth(0), STILL))
-
-
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    bundle = write_bundle(tmp_path / "bundle")
-    monkeypatch.setattr(registry, "load_engine", lambda *_: BlobEngine())
-    (tmp_path / "cwd").mkdir()
-    monkeypatch.chdir(tmp_path / "cwd")
-    return lambda *arguments: CliRunner().invoke(main, [*map(str, arguments), "--bundle", str(bundle)])
 
 
 @pytest.fixture
