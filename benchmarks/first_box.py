@@ -21,7 +21,7 @@ from statistics import median
 
 import numpy as np
 
-from sttrack_deploy.engines.cache import VARIABLE
+from sttrack_deploy.engines.building import VARIABLE
 from sttrack_deploy.runtime.demo import DemoClip
 from sttrack_deploy.video.writer import VideoWriter
 

@@ -11,7 +11,7 @@ import pytest
 from recurrent_bundle import write_recurrent_bundle
 
 from sttrack_deploy.bundle import MANIFEST, Bundle, LayoutSpec, check_replaceable, open_bundle
-from sttrack_deploy.engines.cache import cache_of
+from sttrack_deploy.engines.building import cache_of
 from sttrack_deploy.engines.registry import load_engine
 from sttrack_deploy.errors import UserError
 from sttrack_deploy.files import sha256_of

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from sttrack_deploy.bundle import Bundle, open_bundle
 from sttrack_deploy.engines.building import (
     BUILDERS,
+    VARIABLE,
     BatchRange,
     BuildOptions,
     BuiltEngine,
@@ -24,7 +25,6 @@ from sttrack_deploy.engines.building import (
     builder_of,
     folder_of,
 )
-from sttrack_deploy.engines.cache import VARIABLE
 from sttrack_deploy.errors import UsageError, UserError
 from sttrack_deploy.files import atomic_path
 from sttrack_deploy.locks import in_turn

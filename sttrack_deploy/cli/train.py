@@ -283,7 +283,7 @@ def _with_published_network(recipe: Recipe, config: Path) -> Recipe:
 
 
 def _initial(recipe: Recipe, init: Path | None, backbone: Path | None) -> STTrack | None:
-    from sttrack_deploy.models.training.initialization import fresh_network, load_backbone, load_initial
+    from sttrack_deploy.models.training.checkpoints import fresh_network, load_backbone, load_initial
 
     network = load_initial(init, recipe.model) if init else None
     if backbone is not None:

@@ -18,7 +18,12 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from sttrack_deploy.errors import UserError
-from sttrack_deploy.serve.answers import (
+from sttrack_deploy.serve.downloads import FORMATS, annotated, result_line, write_format
+from sttrack_deploy.serve.metrics import CONTENT_TYPE
+from sttrack_deploy.serve.openapi import describe_api
+from sttrack_deploy.serve.pictures import Pictures
+from sttrack_deploy.serve.requests import (
+    Guard,
     asked_after,
     asked_width,
     attachment,
@@ -32,11 +37,6 @@ from sttrack_deploy.serve.answers import (
     refused,
     stem,
 )
-from sttrack_deploy.serve.downloads import FORMATS, annotated, result_line, write_format
-from sttrack_deploy.serve.metrics import CONTENT_TYPE
-from sttrack_deploy.serve.openapi import describe_api
-from sttrack_deploy.serve.pictures import Pictures
-from sttrack_deploy.serve.security import Guard
 from sttrack_deploy.serve.service import Service
 from sttrack_deploy.serve.settings import Conflict, NotFound, Refusal, TooMany, whole
 from sttrack_deploy.serve.track import Track

@@ -18,8 +18,14 @@ from typing import Any
 
 from sttrack_deploy import __version__
 from sttrack_deploy.bundle import Bundle, open_bundle
-from sttrack_deploy.engines.building import BUILDERS, BuildOptions, BuildReport, SilentReport, builder_of
-from sttrack_deploy.engines.cache import engine_cache
+from sttrack_deploy.engines.building import (
+    BUILDERS,
+    BuildOptions,
+    BuildReport,
+    SilentReport,
+    builder_of,
+    engine_cache,
+)
 from sttrack_deploy.engines.registry import load_engine
 from sttrack_deploy.errors import MissingDependencyError, UserError
 from sttrack_deploy.progress import SILENT, Progress

@@ -14,7 +14,7 @@ import pytest
 from fake_cuda import FakeGpu
 from fake_tensorrt import FakeTensorRT
 
-from sttrack_deploy.engines.cache import VARIABLE
+from sttrack_deploy.engines.building import VARIABLE
 from sttrack_deploy.engines.tensorrt import log
 
 __all__ = ["fifteen_frames", "install", "rtx", "short_demo", "trt"]

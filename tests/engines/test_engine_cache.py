@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sttrack_deploy.engines.cache import SIDECAR, altered, fits, kept_in
+from sttrack_deploy.engines.building import SIDECAR, altered, fits, kept_in
 from sttrack_deploy.files import sha256_of
 
 FACTS = {"version": "1.2", "cpu": "this one"}

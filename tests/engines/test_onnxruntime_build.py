@@ -9,8 +9,7 @@ import pytest
 from tiny import TINY, as_arrays, search_input, template_input
 
 from sttrack_deploy.bundle import Bundle
-from sttrack_deploy.engines.building import BuildOptions, SilentReport, builder_of
-from sttrack_deploy.engines.cache import VARIABLE, cache_of
+from sttrack_deploy.engines.building import VARIABLE, BuildOptions, SilentReport, builder_of, cache_of
 from sttrack_deploy.engines.onnxruntime import engine as onnxruntime_engine
 from sttrack_deploy.engines.onnxruntime.engine import optimized_graphs
 from sttrack_deploy.engines.registry import load_engine

@@ -15,7 +15,7 @@ import pytest
 from tiny import TINY, Crop, as_arrays, search_input, template_input
 
 from sttrack_deploy.bundle import Bundle
-from sttrack_deploy.engines.cache import VARIABLE, cache_of
+from sttrack_deploy.engines.building import VARIABLE, cache_of
 from sttrack_deploy.engines.onnxruntime import gpu as onnxruntime_gpu
 from sttrack_deploy.engines.onnxruntime.engine import CPU
 from sttrack_deploy.engines.onnxruntime.gpu import (

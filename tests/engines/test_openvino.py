@@ -16,8 +16,14 @@ from tiny import TINY, Crop, as_arrays, search_input, template_input
 
 from sttrack_deploy.bundle import Bundle, open_bundle
 from sttrack_deploy.engines.base import Engine
-from sttrack_deploy.engines.building import BatchRange, BuildOptions, SilentReport, builder_of
-from sttrack_deploy.engines.cache import VARIABLE, cache_of
+from sttrack_deploy.engines.building import (
+    VARIABLE,
+    BatchRange,
+    BuildOptions,
+    SilentReport,
+    builder_of,
+    cache_of,
+)
 from sttrack_deploy.engines.openvino import build as openvino_build
 from sttrack_deploy.engines.openvino.build import compiled_graphs, the_core
 from sttrack_deploy.engines.registry import BACKENDS, load_engine

@@ -21,8 +21,12 @@ from sttrack_deploy.bundle import Bundle, CropSpec, open_bundle
 from sttrack_deploy.cli.export_web import main as export_web
 from sttrack_deploy.cli.parity import main as parity
 from sttrack_deploy.cropping import search_crop, template_crop
-from sttrack_deploy.engines.onnxruntime_web.browser import Browser, FileServer, find_chromium
-from sttrack_deploy.engines.onnxruntime_web.engine import OnnxRuntimeWebEngine
+from sttrack_deploy.engines.onnxruntime_web.engine import (
+    Browser,
+    FileServer,
+    OnnxRuntimeWebEngine,
+    find_chromium,
+)
 from sttrack_deploy.engines.onnxruntime_web.package import FILES, VERSION, find_runtime
 from sttrack_deploy.errors import MissingDependencyError, UserError
 from sttrack_deploy.geometry import iou

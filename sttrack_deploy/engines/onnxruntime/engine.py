@@ -40,8 +40,16 @@ from sttrack_deploy.engines.base import (
     graph_inputs,
     typical,
 )
-from sttrack_deploy.engines.building import BuildOptions, BuildReport, BuiltEngine, folder_of
-from sttrack_deploy.engines.cache import SIDECAR, cache_of, fits, kept_in
+from sttrack_deploy.engines.building import (
+    SIDECAR,
+    BuildOptions,
+    BuildReport,
+    BuiltEngine,
+    cache_of,
+    fits,
+    folder_of,
+    kept_in,
+)
 from sttrack_deploy.errors import UserError
 
 __all__ = [

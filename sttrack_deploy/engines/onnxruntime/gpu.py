@@ -28,7 +28,7 @@ from sttrack_deploy.engines.base import (
     UInt8Array,
     graph_inputs,
 )
-from sttrack_deploy.engines.cache import cache_of
+from sttrack_deploy.engines.building import cache_of
 from sttrack_deploy.engines.onnxruntime.engine import CPU, Provider, open_session, session_options
 from sttrack_deploy.engines.registry import BACKENDS
 from sttrack_deploy.errors import MissingDependencyError, UserError

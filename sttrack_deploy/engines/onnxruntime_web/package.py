@@ -9,7 +9,7 @@ import tempfile
 import zlib
 from pathlib import Path
 
-from sttrack_deploy.engines.cache import engine_cache
+from sttrack_deploy.engines.building import engine_cache
 from sttrack_deploy.errors import MissingDependencyError, UserError
 from sttrack_deploy.files import atomic_directory
 from sttrack_deploy.records import parse_json, read_text, show

@@ -23,13 +23,16 @@ from typing import TYPE_CHECKING, Any
 from sttrack_deploy.bundle import Bundle
 from sttrack_deploy.engines.base import check_interface
 from sttrack_deploy.engines.building import (
+    SIDECAR,
     BuildOptions,
     BuildReport,
     BuiltEngine,
     batch_range,
+    cache_of,
     child_environment,
+    fits,
+    kept_in,
 )
-from sttrack_deploy.engines.cache import SIDECAR, cache_of, fits, kept_in
 from sttrack_deploy.engines.openvino.amx import has_amx, suited_to_amx
 from sttrack_deploy.engines.openvino.saturation import int8_saturates, weights_within_7_bits
 from sttrack_deploy.engines.registry import BACKENDS

@@ -19,8 +19,8 @@ from sttrack_deploy.engines.building import (
     BuiltEngine,
     SilentReport,
     batch_range,
+    engine_cache,
 )
-from sttrack_deploy.engines.cache import engine_cache
 from sttrack_deploy.engines.tensorrt.apart import make_plan_apart
 from sttrack_deploy.engines.tensorrt.log import log_of
 from sttrack_deploy.engines.tensorrt.plan import load_plan

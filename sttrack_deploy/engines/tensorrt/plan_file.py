@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sttrack_deploy.bundle import Bundle
-from sttrack_deploy.engines.building import BatchRange
-from sttrack_deploy.engines.cache import altered, cache_of
+from sttrack_deploy.engines.building import BatchRange, altered, cache_of
 from sttrack_deploy.engines.tensorrt.toolkit import TENSORRT, Flavor, Platform, Toolkit, release_of
 from sttrack_deploy.errors import UserError
 from sttrack_deploy.files import atomic_path

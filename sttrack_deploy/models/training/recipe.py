@@ -66,7 +66,7 @@ class SamplingRecipe:
 
 @dataclass(frozen=True, slots=True)
 class JitterRecipe:
-    """How far crops are cut off the target; see :mod:`.jitter`. The numbers are those of the published rule."""
+    """How far crops are cut off the target; see ``clips/augmentation.py``. The numbers are the published rule's."""
 
     rule: JitterName = "drift"
     center: float = 4.5
@@ -85,7 +85,7 @@ class AugmentationRecipe:
     """What is done to the pixels.
 
     Attributes:
-        rule: ``camera`` (:mod:`.photometry`), ``published`` (gray and brightness) or ``none``.
+        rule: ``camera`` (``clips/augmentation.py``), ``published`` (gray and brightness) or ``none``.
         gray: share of clips without color; published rule.
         brightness: each crop is multiplied by 1 plus or minus up to this; published rule.
         mirror: share of clips that are mirrored as a whole.

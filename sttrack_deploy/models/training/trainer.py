@@ -25,11 +25,11 @@ from sttrack_deploy.models.training.checkpoints import (
     check_belongs,
     check_run_folder,
     checkpoint_of_a_run,
+    fresh_network,
     unpack,
 )
 from sttrack_deploy.models.training.clips.batch import ClipBatch, ClipFeed, ClipSource, Prefetched, seeded
 from sttrack_deploy.models.training.distributed import ALONE, Processes, synchronize_batch_norm
-from sttrack_deploy.models.training.initialization import fresh_network
 from sttrack_deploy.models.training.losses import grade
 from sttrack_deploy.models.training.optimizer import Optimizer, freeze_parts, learning_rate_at, train_mode
 from sttrack_deploy.models.training.recipe import Recipe

@@ -33,7 +33,7 @@ from sttrack_deploy.bundle import (
     open_bundle,
 )
 from sttrack_deploy.engines.base import Arrays
-from sttrack_deploy.engines.cache import VARIABLE
+from sttrack_deploy.engines.building import VARIABLE
 from sttrack_deploy.engines.recording import Recording
 from sttrack_deploy.engines.registry import load_engine
 from sttrack_deploy.errors import MissingDependencyError

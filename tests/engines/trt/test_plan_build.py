@@ -17,8 +17,14 @@ from gpu_double import install
 from recurrent_bundle import write_recurrent_bundle
 
 from sttrack_deploy.bundle import Bundle
-from sttrack_deploy.engines.building import BatchRange, BuildOptions, BuiltEngine, SilentReport, builder_of
-from sttrack_deploy.engines.cache import engine_cache
+from sttrack_deploy.engines.building import (
+    BatchRange,
+    BuildOptions,
+    BuiltEngine,
+    SilentReport,
+    builder_of,
+    engine_cache,
+)
 from sttrack_deploy.engines.tensorrt.plan_file import plan_folder
 from sttrack_deploy.errors import MissingDependencyError, UsageError, UserError
 from sttrack_deploy.files import sha256_of

@@ -17,8 +17,8 @@ from sttrack_deploy.errors import UserError
 from sttrack_deploy.models.checkpoint_file import read_weights
 from sttrack_deploy.models.corner_network import STTrack
 from sttrack_deploy.models.published import config_from_yaml
+from sttrack_deploy.models.training.checkpoints import fresh_network, load_backbone, load_initial
 from sttrack_deploy.models.training.clips.batch import ClipBatch
-from sttrack_deploy.models.training.initialization import fresh_network, load_backbone, load_initial
 from sttrack_deploy.models.training.trainer import WEIGHTS, Trainer
 from sttrack_deploy.models.training.validation import SimilarityProbe, predict_clips
 from sttrack_deploy.models.weights import load_weights, save_weights

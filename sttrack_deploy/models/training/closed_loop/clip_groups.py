@@ -18,8 +18,8 @@ from torch import Tensor
 
 from sttrack_deploy.cropping import cut_window
 from sttrack_deploy.geometry import CropWindow
+from sttrack_deploy.models.training.clips.augmentation import Degradation
 from sttrack_deploy.models.training.clips.batch import Draws
-from sttrack_deploy.models.training.clips.photometry import Degradation
 from sttrack_deploy.models.training.clips.real.video_clips import Track
 from sttrack_deploy.models.training.clips.synthetic.image_bank import SpriteSampler
 from sttrack_deploy.models.training.clips.synthetic.layers import crop_matrix, draw_layer, sample_plane

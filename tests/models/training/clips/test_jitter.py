@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from sttrack_deploy.models.training.clips.augmentation import Drift, Published, search_guess, template_guess
 from sttrack_deploy.models.training.clips.batch import Draws, seeded
-from sttrack_deploy.models.training.clips.jitter import Drift, Published, search_guess, template_guess
 
 BOX = torch.tensor([100.0, 60.0, 140.0, 150.0]).expand(4000, 3, 4)
 SIZE = (40 * 90) ** 0.5

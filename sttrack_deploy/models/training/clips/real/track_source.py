@@ -15,9 +15,8 @@ from torch import Tensor
 
 from sttrack_deploy.cropping import crop_patch
 from sttrack_deploy.errors import UserError
+from sttrack_deploy.models.training.clips.augmentation import Degradation, Drift, JitterRule, Published
 from sttrack_deploy.models.training.clips.batch import ClipBatch, ClipGeometry, Draws, seeded
-from sttrack_deploy.models.training.clips.jitter import Drift, JitterRule, Published
-from sttrack_deploy.models.training.clips.photometry import Degradation
 from sttrack_deploy.models.training.clips.real.frame_choice import ChosenClip, FrameChooser
 from sttrack_deploy.models.training.clips.real.track_bank import VISIBLE, TrackBank, UnreadableImageError
 from sttrack_deploy.models.training.recipe import AugmentationRecipe, DataRecipe, JitterRecipe

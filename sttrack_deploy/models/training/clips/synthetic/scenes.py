@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from sttrack_deploy.models.training.clips.augmentation import color_matrices
 from sttrack_deploy.models.training.clips.batch import Draws
-from sttrack_deploy.models.training.clips.photometry import color_matrices
 from sttrack_deploy.models.training.clips.synthetic.image_bank import ImageBank, SpriteSampler
 from sttrack_deploy.models.training.clips.synthetic.layers import (
     Layer,

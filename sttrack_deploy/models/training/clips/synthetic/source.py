@@ -1,7 +1,7 @@
 """Photographs set in motion: clips with exact boxes, made by batched tensor operations.
 
 :mod:`scenes` draws what happens, :mod:`layers` draws it straight into the crops that a
-tracker would cut (the source frame is never rendered), :mod:`photometry` spoils the picture. Everything runs
+tracker would cut (the source frame is never rendered), ``clips/augmentation.py`` spoils the picture. Everything runs
 on the device that the image bank lies on.
 """
 
@@ -11,9 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sttrack_deploy.models.training.clips.augmentation import Degradation, search_guess, template_guess
 from sttrack_deploy.models.training.clips.batch import ClipBatch, ClipGeometry, Draws, concatenate
-from sttrack_deploy.models.training.clips.jitter import search_guess, template_guess
-from sttrack_deploy.models.training.clips.photometry import Degradation
 from sttrack_deploy.models.training.clips.synthetic.image_bank import ImageBank, SpriteSampler
 from sttrack_deploy.models.training.clips.synthetic.layers import crop_matrix, draw_layer, sample_plane
 from sttrack_deploy.models.training.clips.synthetic.scenes import Scene, make_scene

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from sttrack_deploy.models.training.clips.augmentation import Degradation
 from sttrack_deploy.models.training.clips.batch import ClipBatch, ClipGeometry
-from sttrack_deploy.models.training.clips.photometry import Degradation
 from sttrack_deploy.models.training.clips.synthetic import scenes, source
 from sttrack_deploy.models.training.clips.synthetic.image_bank import ImageBank
 from sttrack_deploy.models.training.clips.synthetic.source import SyntheticSource
