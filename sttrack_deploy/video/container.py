@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import select
@@ -162,6 +163,10 @@ def _explained(error: Exception, name: str) -> UserError:
         return UserError(f"{name} did not answer in time; check the address and that it is sending")
     if "://" in name:
         return UserError(f"cannot open {name}: {reason(error)}; check the address")
+    if (
+        isinstance(error, EOFError) or getattr(error, "errno", None) == errno.EIO
+    ):  # so do some formats' readers
+        return UserError(f"{name} cannot be read as a video: it is damaged or cut short ({reason(error)})")
     return UserError(f"cannot open {name}: {reason(error)}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ __all__ = ["VideoInfo", "VideoReader", "open_video"]
 OPEN_TIMEOUT, READ_TIMEOUT = 10.0, 20.0  # seconds, for what comes over the network
 MOST_THREADS = 16
 CUT_SECONDS, CUT_SHARE = 1.0, 0.02  # an end that is this much too early is no rounding of the duration
+CUT_FRAMES = 3  # of the video's own duration
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,7 @@ class VideoReader:
         self._range = (start, end)
         self._note = note
         self._packets = 0  # of the video
-        self._last_end = 0.0  # of any stream, seconds
+        self._last_end = self._video_end = 0.0  # of any stream, of the video's, seconds
         self._failure: str | None = None
         self._frames = self._read()
 
@@ -143,7 +145,7 @@ class VideoReader:
             except _DecoderFailed:
                 self._container.close()
                 self._container, self._stream = self._opener(1)
-                self._packets, self._last_end, self._failure = 0, 0.0, None
+                self._packets, self._last_end, self._video_end, self._failure = 0, 0.0, 0.0, None
         for position, frame in enumerate(self._pass(strict=False)):
             if position >= delivered:
                 yield frame
@@ -172,7 +174,10 @@ class VideoReader:
             for packet in self._container.demux():
                 base = packet.time_base
                 if packet.pts is not None and base is not None:
-                    self._last_end = max(self._last_end, float((packet.pts + (packet.duration or 0)) * base))
+                    end = float((packet.pts + (packet.duration or 0)) * base)
+                    self._last_end = max(self._last_end, end)
+                    if packet.stream is self._stream:
+                        self._video_end = max(self._video_end, end)
                 if packet.stream is not self._stream or (packet.dts is None and not packet.size):
                     continue
                 self._packets += 1
@@ -198,15 +203,14 @@ class VideoReader:
             )
         if self._failure is not None:
             raise UserError(f"{name}: reading stopped after {frames} frames: {self._failure}; {kept}")
-        announced = (self._container.duration or 0) / 1e6
         # Only Matroska has no index of all frames but states how long it is to the millisecond.
-        if "matroska" in self._container.format.name and (
-            announced - self._last_end > max(CUT_SECONDS, CUT_SHARE * announced)
-        ):
-            raise UserError(
-                f"{name} is truncated: it announces {announced:.1f} s and ends at {self._last_end:.1f} s, after "
-                f"{frames} frames{self._bad()}; {kept}"
-            )
+        if "matroska" in self._container.format.name:
+            announced, end = self._announced_end()
+            if announced > end:
+                raise UserError(
+                    f"{name} is truncated: it announces {announced:.2f} s and ends at {end:.2f} s, after "
+                    f"{frames} frames{self._bad()}; {kept}"
+                )
         if self.lost:
             raise UserError(f"{name} is damaged: {self._bad(first=True)}; {kept}")
 
@@ -218,6 +222,16 @@ class VideoReader:
         listed = len(self._stream.index_entries)
         headed = self._stream.frames if self._container.format.name == "avi" else 0  # a cut AVI has no index
         return max(listed, headed if headed - self._packets > max(2, headed // 100) else 0)
+
+    def _announced_end(self) -> tuple[float, float]:
+        """When the file should end and when it ends, seconds; the same where the difference may be a rounding."""
+        whole = (self._container.duration or 0) / 1e6
+        if whole - self._last_end > max(CUT_SECONDS, CUT_SHARE * whole):
+            return whole, self._last_end
+        # The video's own, which a writer may have copied from elsewhere: the file must be as long, too.
+        own = min(whole, _seconds(self._stream.metadata.get("DURATION", "")))
+        few = CUT_FRAMES / (self.info.fps or DEFAULT_FPS)
+        return (own, self._video_end) if own - self._video_end > max(few, CUT_SHARE * own) else (0.0, 0.0)
 
     def _bad(self, *, first: bool = False) -> str:
         """How many frames were bad, as a part of a sentence."""
@@ -293,6 +307,12 @@ def _target(source: str | Path | BinaryIO) -> tuple[str | BinaryIO, str]:
         raise UserError(f"{source} is empty (0 bytes)")
     # The protocol is named, or a colon in the file's name would be taken for one.
     return f"file:{source}", str(source)
+
+
+def _seconds(clock: str) -> float:
+    """``00:01:02.500000000``; 0 where it is anything else."""
+    match = re.fullmatch(r"(\d{1,6}):(\d{2}):(\d{2}(?:\.\d+)?)", clock, re.ASCII)
+    return 0.0 if match is None else 3600 * int(match[1]) + 60 * int(match[2]) + float(match[3])
 
 
 def _threads() -> int:

@@ -155,6 +155,22 @@ def test_a_cut_file_gives_every_frame_before_the_cut(name: str, tmp_path: Path) 
     assert drain(open_video(path, end=5))[1] == ""  # a range that ends before the cut is whole
 
 
+@pytest.mark.parametrize(
+    ("share", "told"),
+    [
+        (0.1, "cannot be read as a video: it is damaged or cut short"),
+        (0.66, "is truncated: it announces 0.56 s and ends at 0."),
+    ],
+)
+def test_a_short_file_that_is_cut_is_told_too(share: float, told: str, tmp_path: Path) -> None:
+    """Half a second is all that there is: the video's own duration tells, not a second that is missing."""
+    path = write_clip(tmp_path / "a.webm", STEADY[:14], "libvpx", options={"g": "3"})
+    assert drain(open_video(path))[1] == ""
+    path.write_bytes(path.read_bytes()[: round(path.stat().st_size * share)])
+    with pytest.raises(UserError, match=told):
+        list(open_video(path))
+
+
 @pytest.mark.parametrize("threads", [1, 4])
 def test_a_damaged_file_gives_every_good_frame_and_counts_the_bad(threads: int, tmp_path: Path) -> None:
     path = write_clip(tmp_path / "a.mp4", STEADY, options={"g": "5", "bf": "0", "sc_threshold": "0"})
