@@ -19,7 +19,7 @@ import numpy.typing as npt
 from sttrack_deploy.errors import UserError
 from sttrack_deploy.models.training.clips.real.track_bank import VISIBLE, UnreadableImageError
 from sttrack_deploy.models.training.clips.synthetic.image_bank import Split
-from sttrack_deploy.records import parse_number
+from sttrack_deploy.sequences.datasets.base import parse_box, read_lines
 from sttrack_deploy.video.file_types import VIDEO_SUFFIXES
 from sttrack_deploy.video.image_folder import image_files
 from sttrack_deploy.video.reader import open_video
@@ -219,14 +219,8 @@ def _usable(boxes: FloatArray, size: tuple[float, float]) -> BoolArray:
 
 
 def _read_boxes(path: Path) -> FloatArray:
-    """float64 ``(lines, 4)``."""
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    try:
-        boxes = np.array(
-            [[parse_number(v) for v in line.replace(",", " ").split()] for line in lines], np.float64
-        )
-    except ValueError:
-        boxes = np.empty((0, 0))
-    if boxes.ndim != 2 or boxes.shape[1:] != (4,):
-        raise UserError(f"{path} must hold four numbers x,y,w,h (or nan) a line")
-    return boxes
+    """float64 ``(lines, 4)``; NaN where nothing is known."""
+    boxes = [parse_box(line, f"{path}, line {number}") for number, line in enumerate(read_lines(path), 1)]
+    if not boxes:
+        raise UserError(f"{path} is empty; it needs one x,y,w,h line a frame")
+    return np.array(boxes, np.float64)

@@ -7,6 +7,9 @@ The folder holds ``index.csv`` with the columns ``path,set,width,height,boxes,ma
 from __future__ import annotations
 
 import csv
+import io
+import math
+import zipfile
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -35,7 +38,7 @@ from sttrack_deploy.models.training.clips.synthetic.sprites import (
     segment_box,
     segment_middle,
 )
-from sttrack_deploy.records import parse_number
+from sttrack_deploy.records import parse_number, read_text
 
 __all__ = ["ImageBank", "Split", "SpriteSampler", "load_image_bank"]
 
@@ -130,12 +133,21 @@ def _read_index(folder: Path) -> list[dict[str, str]]:
         raise UserError(f"the image folder {folder} does not exist")
     if not index.is_file():
         raise UserError(f"{folder} has no index.csv (columns {','.join(COLUMNS)})")
-    with index.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
+    reader = csv.DictReader(io.StringIO(read_text(index, "the index of photographs"), newline=""))
+    rows: list[dict[str, str]] = []
+    try:
         missing = [c for c in COLUMNS if c not in (reader.fieldnames or ())]
         if missing:
             raise UserError(f"{index} lacks the column '{missing[0]}'; it needs {','.join(COLUMNS)}")
-        return [dict(row) for row in reader]
+        for row in reader:
+            if None in row or None in row.values():
+                raise UserError(
+                    f"{index}, line {reader.line_num} has not the columns {','.join(reader.fieldnames or ())}"
+                )
+            rows.append(dict(row))
+    except csv.Error as error:
+        raise UserError(f"{index}, line {reader.line_num} cannot be read: {error}") from error
+    return rows
 
 
 def _decode(folder: Path, rows: list[dict[str, str]], side: int) -> dict[str, npt.NDArray[np.generic]]:
@@ -196,7 +208,7 @@ def _cut(
     masks: list[UInt8Array | None] = []
     if row["mask"]:
         path = folder / row["mask"]
-        mask = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+        mask = _decoded(path, cv2.IMREAD_GRAYSCALE)
         if mask is None:
             raise UserError(f"the mask {path}, named in index.csv, cannot be read")
         height, width = image.shape[:2]
@@ -215,7 +227,7 @@ def _cut(
 
 def _read_image(path: Path, side: int) -> tuple[UInt8Array, float]:
     """RGB image no larger than ``side`` and the factor it was shrunk by."""
-    raw = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    raw = _decoded(path, cv2.IMREAD_COLOR)
     if raw is None:
         raise UserError(f"the image {path}, named in index.csv, cannot be read")
     image = cv2.cvtColor(raw, cv2.COLOR_BGR2RGB)
@@ -227,11 +239,22 @@ def _read_image(path: Path, side: int) -> tuple[UInt8Array, float]:
     return np.asarray(image, np.uint8), scale
 
 
+def _decoded(path: Path, how: int) -> UInt8Array | None:
+    """An image; ``None`` where it is missing, damaged, or larger than OpenCV takes."""
+    try:
+        image = cv2.imread(str(path), how)
+    except cv2.error:
+        return None
+    return None if image is None else np.asarray(image, np.uint8)
+
+
 def _parse_boxes(folder: Path, row: dict[str, str], scale: float) -> list[BoxArray]:
     boxes: list[BoxArray] = []
     for text in filter(None, (part.strip() for part in row["boxes"].split(";"))):
         try:
             x, y, w, h = (parse_number(v) * scale for v in text.split())
+            if not all(map(math.isfinite, (x, y, w, h))):
+                raise ValueError
         except ValueError:
             raise UserError(
                 f"{folder / 'index.csv'}: the box '{text}' of {row['path']} is not four numbers 'x y w h'"
@@ -243,10 +266,22 @@ def _parse_boxes(folder: Path, row: dict[str, str], scale: float) -> list[BoxArr
 def _read_cache(cache: Path | None, key: str) -> dict[str, npt.NDArray[np.generic]] | None:
     if cache is None or not cache.is_file():
         return None
-    with np.load(cache) as stored:
-        if "key" not in stored or str(stored["key"]) != key:
-            return None
-        return {name: stored[name] for name in stored.files if name != "key"}
+    try:
+        with np.load(cache) as stored:
+            if "key" not in stored or str(stored["key"]) != key:
+                return None
+            return {name: stored[name] for name in stored.files if name != "key"}
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        EOFError,
+        zipfile.BadZipFile,
+        zlib.error,
+        TypeError,
+        AttributeError,
+    ):
+        return None  # whatever is wrong with it, decoding again fixes it
 
 
 def _write_cache(cache: Path, key: str, arrays: dict[str, npt.NDArray[np.generic]]) -> None:

@@ -106,6 +106,18 @@ def test_without_the_named_tracks_a_tenth_is_held_out(video_folder: Path, tmp_pa
         load_tracks([alone], "val")
 
 
+def test_annotations_as_other_programs_save_them(video_folder: Path, tmp_path: Path) -> None:
+    """A byte order mark, line ends and tabs of Windows."""
+    shutil.copy(video_folder / "one.mp4", tmp_path / "one.mp4")
+    text = (video_folder / "one.txt").read_text()
+    (tmp_path / "one.txt").write_bytes(
+        b"\xef\xbb\xbf" + text.replace(",", "\t").replace("\n", "\r\n").encode()
+    )
+    (track,), (plain,) = load(tmp_path), load(video_folder)
+    assert track.number == plain.number
+    assert (track.boxes == plain.boxes).all()
+
+
 def test_errors(video_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not exist"):
         load(tmp_path / "nowhere")
@@ -113,7 +125,10 @@ def test_errors(video_folder: Path, tmp_path: Path) -> None:
         load(tmp_path)
     shutil.copy(video_folder / "one.mp4", tmp_path / "one.mp4")
     (tmp_path / "one.txt").write_text("1,2,3\n", encoding="utf-8")
-    with pytest.raises(UserError, match="four numbers"):
+    with pytest.raises(UserError, match=r"one.txt, line 1 has 3 columns instead of 4"):
+        load(tmp_path)
+    (tmp_path / "one.txt").write_bytes(b"\xff\xfe1")
+    with pytest.raises(UserError, match=r"one.txt: it is not UTF-8 text"):
         load(tmp_path)
     (tmp_path / "one.txt").write_text("1,2,30,40\n" * 99, encoding="utf-8")
     with pytest.raises(UserError, match=r"24 frames but .* 99 lines"):

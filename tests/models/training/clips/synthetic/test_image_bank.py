@@ -67,6 +67,17 @@ def test_cache(image_folder: Path, bank: ImageBank, tmp_path: Path, monkeypatch:
     assert load_image_bank(image_folder, "train", side=96, cache=cache).images.shape[-1] == 96
 
 
+@pytest.mark.parametrize("content", [b"torn", b"PK\x05\x06" + bytes(18), b"\x93NUMPY\x01\x00"])
+def test_a_damaged_cache_is_made_anew(
+    image_folder: Path, bank: ImageBank, tmp_path: Path, content: bytes
+) -> None:
+    cache = tmp_path / "bank.npz"
+    cache.write_bytes(content)
+    again = load_image_bank(image_folder, "train", side=208, cache=cache)
+    assert torch.equal(again.images, bank.images)
+    assert cache.stat().st_size > 10_000
+
+
 def test_limit(image_folder: Path) -> None:
     assert len(load_image_bank(image_folder, "train", side=96, limit=6).images) == 6
 
@@ -87,6 +98,20 @@ def test_limit(image_folder: Path) -> None:
             r"mask .*none\.png.*cannot be read",
         ),
         ("path,set,width,height,boxes,mask\nflat.png,a,64,64,,\n", "holds an object or a textured region"),
+        (
+            "\ufeffpath,set,width,height,boxes,mask\r\nflat.png,a,64,64,,\r\n",
+            "holds an object or a textured region",
+        ),
+        (
+            "path,set,width,height,boxes,mask\nflat.png,a,64\n",
+            "index.csv, line 2 has not the columns path,set",
+        ),
+        ("path,set,width,height,boxes,mask\nflat.png,a,1,2,,,,\n", "index.csv, line 2 has not the columns"),
+        (
+            "path,set,width,height,boxes,mask\nflat.png,a,64,64,1 2 nan 4,\n",
+            "'1 2 nan 4' of flat.png is not four numbers",
+        ),
+        ("path,set,width,height,boxes,mask\n" + "x" * 200_000, "line 2 cannot be read: field larger"),
     ],
 )
 def test_errors_are_one_clear_line(tmp_path: Path, index: str | None, message: str) -> None:
