@@ -146,7 +146,7 @@ def _read_index(folder: Path) -> list[dict[str, str]]:
                 )
             rows.append(dict(row))
     except csv.Error as error:
-        raise UserError(f"{index}, line {reader.line_num} cannot be read: {error}") from error
+        raise UserError(f"{index}, after line {reader.line_num}: {error}") from error
     return rows
 
 

@@ -111,7 +111,7 @@ def test_limit(image_folder: Path) -> None:
             "path,set,width,height,boxes,mask\nflat.png,a,64,64,1 2 nan 4,\n",
             "'1 2 nan 4' of flat.png is not four numbers",
         ),
-        ("path,set,width,height,boxes,mask\n" + "x" * 200_000, "line 2 cannot be read: field larger"),
+        ("path,set,width,height,boxes,mask\n" + "x" * 200_000, "index.csv, after line 1: field larger"),
     ],
 )
 def test_errors_are_one_clear_line(tmp_path: Path, index: str | None, message: str) -> None:
