@@ -22,6 +22,7 @@ __all__ = [
     "CONFIDENCE",
     "LAYOUT_OF",
     "MANIFEST",
+    "PRECISIONS",
     "SCHEMA",
     "SEARCH_IMAGE",
     "SEARCH_MASK",
@@ -44,6 +45,9 @@ MANIFEST = "manifest.json"
 TEMPLATE_IMAGE, TEMPLATE_MASK = "template_image", "template_mask"
 SEARCH_IMAGE, SEARCH_MASK = "search_image", "search_mask"
 BOX, CONFIDENCE = "box", "confidence"
+
+PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int8-fp16")
+"""What a bundle's numbers can be."""
 
 LAYOUT_OF: Mapping[str, str] = {
     name: "tensorrt" for name in ("tensorrt", "tensorrt-rtx", "onnxruntime-tensorrt")
@@ -233,8 +237,8 @@ def _problems(m: Manifest) -> Iterator[str]:
     yield from _layout_problems(m)
     if not isinstance(m.precision.get("name"), str):
         yield f"precision.name must be a text in quotes, not {show(m.precision.get('name'))}"
-    elif plain_name(m.precision["name"]) != m.precision["name"]:
-        yield f"precision.name is {show(m.precision['name'])}, which is not a plain name"
+    elif m.precision["name"] not in PRECISIONS:
+        yield f"precision.name is one of {', '.join(PRECISIONS)}, not {show(m.precision['name'])}"
     if m.weights:
         try:
             fill(_Weights, m.weights, "weights")

@@ -160,7 +160,7 @@ def read_text(path: Path, what: str) -> str:
 
 
 def parse_json(text: str, where: str) -> Any:
-    """Strict JSON: no NaN, no infinity.
+    """Strict JSON: no NaN, no infinity, no key twice, of which only one would count.
 
     Raises:
         UserError: it is not JSON; ``where`` names the file.
@@ -169,8 +169,15 @@ def parse_json(text: str, where: str) -> Any:
     def refuse(constant: str) -> float:
         raise ValueError(f"{constant} is not a JSON number")
 
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        made = dict(pairs)
+        if len(made) < len(pairs):
+            names = [name for name, _ in pairs]
+            raise ValueError(f"the key {show(next(n for n in names if names.count(n) > 1))} stands twice")
+        return made
+
     try:
-        return json.loads(text, parse_constant=refuse)
+        return json.loads(text, parse_constant=refuse, object_pairs_hook=once)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where} is not valid JSON ({_reason(error)})") from error
 

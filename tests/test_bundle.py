@@ -19,6 +19,8 @@ from recurrent_bundle import write_recurrent_bundle
 from sttrack_deploy.bundle import MANIFEST, Bundle, Manifest, check_replaceable, open_bundle, plain_name
 from sttrack_deploy.errors import UserError
 from sttrack_deploy.files import sha256_of
+from sttrack_deploy.manifest import PRECISIONS
+from sttrack_deploy.verification.agreement import GATES
 
 REMOVED = object()
 
@@ -104,6 +106,11 @@ def changed(data: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
         ("tracking.growth", 0, "growth is from 1"),
         ("precision", {"name": 16}, "precision.name must be a text"),
         ("precision", {"name": "../x"}, "precision.name"),
+        (
+            "precision",
+            {"name": "fp4"},
+            "precision.name is one of fp32, fp16, bf16, int8, int8-fp16, not 'fp4'",
+        ),
         ("precision", 16, "precision must be a table"),
         ("weights", {"file": "../w", "sha256": "0" * 64}, "weights: file is a plain name"),
         ("weights", {"file": "w"}, "weights lacks sha256"),
@@ -134,6 +141,18 @@ def test_other_texts_are_no_manifest(bundle: Path, text: str) -> None:
     (bundle / MANIFEST).write_text(text)
     with pytest.raises(UserError, match="manifest"):
         open_bundle(bundle)
+
+
+def test_a_key_that_stands_twice_is_told(bundle: Path) -> None:
+    """Programs differ in which of the two they take."""
+    text = (bundle / MANIFEST).read_text()
+    (bundle / MANIFEST).write_text(text.replace("{", '{"name": "other",', 1))
+    with pytest.raises(UserError, match=r"is not valid JSON \(the key 'name' stands twice"):
+        open_bundle(bundle)
+
+
+def test_every_precision_has_its_gate() -> None:
+    assert set(GATES) == set(PRECISIONS)
 
 
 def test_a_binary_file_is_no_manifest(bundle: Path) -> None:
