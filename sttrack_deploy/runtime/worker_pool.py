@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
 import os
 import queue
@@ -20,6 +19,8 @@ Item = TypeVar("Item")
 Made = TypeVar("Made")
 Result = TypeVar("Result")
 
+ENDED = 143
+"""Exit code of a worker that was ended."""
 LISTEN_SECONDS = 0.25
 """How often ``heard`` is told of steps in the workers."""
 
@@ -113,9 +114,9 @@ def in_workers(
     finally:
         stop.set()
         if left:  # Ctrl-C and a closed generator too: nobody waits for what still runs
-            for _ in range(2):  # one may just have been started
+            for last in (False, False, True):  # one may just have been started, or be deaf
                 for process in set(multiprocessing.active_children()) - others:
-                    process.terminate()
+                    process.kill() if last else process.terminate()
                 for thread in threads:
                     thread.join(1.0)
 
@@ -152,6 +153,17 @@ def count_steps(count: int = 1) -> None:
             _steps.value += count
 
 
+class _Ended(BaseException):
+    """The parent ends this process, in the middle of its work: temporary files are removed on the way out."""
+
+
+def _end(*_: object) -> None:
+    if not _busy:
+        os._exit(ENDED)
+    raise _Ended
+
+
+_busy = False
 _make: Callable[[], Any] | None = None
 _do: Callable[[Any, Any], Any] | None = None
 _made: tuple[Any] | None = None
@@ -161,18 +173,25 @@ _steps: Any = None
 def _begin(make: Callable[[], Any], do: Callable[[Any, Any], Any], steps: Any) -> None:
     """Runs once in each worker process."""
     global _make, _do, _steps
-    # Ctrl-C reaches the whole group; the parent alone answers it. What the parent ends is to end at once.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with contextlib.suppress(ValueError):
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # Ctrl-C and a terminal that is closed reach the whole group; the parent alone answers them.
+    for name in ("SIGINT", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _end)
     end_with_parent()
     _make, _do, _steps = make, do, steps
 
 
 def _work(item: Any) -> Any:
-    global _made
+    global _busy, _made
     assert _make is not None
     assert _do is not None
-    if _made is None:
-        _made = (_make(),)
-    return _do(_made[0], item)
+    try:
+        _busy = True
+        if _made is None:
+            _made = (_make(),)
+        return _do(_made[0], item)
+    except _Ended:
+        os._exit(ENDED)
+    finally:
+        _busy = False

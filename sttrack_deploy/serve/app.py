@@ -27,6 +27,7 @@ from sttrack_deploy.serve.requests import (
     asked_after,
     asked_width,
     attachment,
+    body_parts,
     event,
     event_lines,
     flag,
@@ -163,7 +164,7 @@ class _Api:
         name = request.query_params.get("name", "")
         length = request.headers.get("content-length", "")
         announced = int(length) if length.isdecimal() and len(length) < 20 else None
-        source = await self._service.sources.upload(name, request.stream(), announced)
+        source = await self._service.sources.upload(name, body_parts(request), announced)
         return json_answer(source.describe(), 201)
 
     async def remove_source(self, request: Request) -> Response:

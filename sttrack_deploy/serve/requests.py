@@ -5,13 +5,13 @@ from __future__ import annotations
 import hmac
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
 from urllib.parse import quote, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.requests import HTTPConnection, Request
+from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -28,6 +28,7 @@ __all__ = [
     "asked_after",
     "asked_width",
     "attachment",
+    "body_parts",
     "event",
     "event_lines",
     "flag",
@@ -169,6 +170,19 @@ WAIT_SECONDS = 15.0  # that a snapshot waits for a newer frame
 MOST_WIDTH = 4096
 
 
+async def body_parts(request: Request) -> AsyncIterator[bytes]:
+    """The body as it comes.
+
+    Raises:
+        Refusal: the client is gone in the middle of it; nobody hears the answer.
+    """
+    try:
+        async for part in request.stream():
+            yield part
+    except ClientDisconnect as error:
+        raise Refusal("the request was cut short") from error
+
+
 async def json_body(request: Request, most_bytes: int, fields: set[str]) -> dict[str, Any]:
     """A JSON object of known fields; no body is an empty one.
 
@@ -176,7 +190,7 @@ async def json_body(request: Request, most_bytes: int, fields: set[str]) -> dict
         Refusal: anything else.
     """
     data = bytearray()
-    async for part in request.stream():
+    async for part in body_parts(request):
         data += part
         if len(data) > most_bytes:
             raise TooLarge(f"a request has at most {most_bytes} bytes")
@@ -185,6 +199,7 @@ async def json_body(request: Request, most_bytes: int, fields: set[str]) -> dict
         raise Refusal("send application/json")
     try:
         body = json.loads(data or b"{}")
+        json.dumps(body, ensure_ascii=False).encode()  # half a character can be escaped, but not answered
     except (ValueError, RecursionError) as error:
         raise Refusal("the body is not JSON") from error
     if not isinstance(body, dict):

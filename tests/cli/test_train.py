@@ -54,12 +54,12 @@ Run = Callable[..., Result]
 class Noise(NoiseClips):
     """On the ``signal_at``th call the process gets a signal."""
 
-    signal_at, calls = 0, 0
+    signal_at, calls, signal = 0, 0, signal.SIGTERM
 
     def sample(self, batch: int, frames: int, generator: torch.Generator) -> ClipBatch:
         self.calls += 1
         if self.calls == self.signal_at:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), self.signal)
         return super().sample(batch, frames, generator)
 
 
@@ -116,7 +116,9 @@ def test_it_trains_and_says_what_it_made(run: Run, tmp_path: Path) -> None:
     assert "from step 4 of 4" in again.output
 
 
-def test_sigterm_saves(run: Run, noise: Noise) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_saves(run: Run, noise: Noise, number: signal.Signals) -> None:
+    noise.signal = number
     """What a job scheduler sends; the same command goes on from there."""
     noise.signal_at = 3
     stopped = run("--validate-every", "100")

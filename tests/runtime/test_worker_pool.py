@@ -6,9 +6,11 @@ import multiprocessing
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from sttrack_deploy.files import atomic_path
 from sttrack_deploy.runtime.worker_pool import count_steps, in_workers, threads_each
 
 
@@ -59,6 +61,28 @@ def test_whoever_stops_listening_ends_the_processes() -> None:
     while set(multiprocessing.active_children()) - before and time.monotonic() < end:
         time.sleep(0.05)
     assert set(multiprocessing.active_children()) <= before
+
+
+def hold(base: int, item: str) -> int:
+    with atomic_path(Path(item, "x.mp4")):
+        Path(item, "ready").touch()
+        time.sleep(600)
+    return base
+
+
+def test_what_a_process_was_writing_goes_with_it(tmp_path: Path) -> None:
+    """Ctrl-C in a list of videos left the half-written ones until the next run."""
+
+    def interrupt(_: int) -> None:
+        if (tmp_path / "ready").exists():
+            raise KeyboardInterrupt
+
+    before = set(multiprocessing.active_children())
+    with pytest.raises(KeyboardInterrupt):
+        list(in_workers(make_base, hold, [str(tmp_path)], 1, lost=lambda _: -1, heard=interrupt))
+    for process in set(multiprocessing.active_children()) - before:
+        process.join(20)
+    assert [path.name for path in tmp_path.iterdir()] == ["ready"]
 
 
 def test_threads_are_shared_between_workers(monkeypatch: pytest.MonkeyPatch) -> None:

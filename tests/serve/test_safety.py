@@ -263,6 +263,19 @@ def test_a_broken_upload_leaves_nothing(serve: Serve, clip: Path) -> None:
     eventually(lambda: not listing(served))
 
 
+def test_clients_that_hang_up_are_no_fault(serve: Serve, capfd: pytest.CaptureFixture[str]) -> None:
+    """Half a body and gone: the server's log is for its own faults."""
+    served = serve()
+    host, port = served.url.removeprefix("http://").split(":")
+    for path in ("/api/tracks", "/api/uploads?name=a.avi"):
+        with socket.create_connection((host, int(port))) as raw:
+            head = f"POST {path} HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Type: application/json\r\n"
+            raw.sendall(f"{head}Content-Length: 1000\r\n\r\n{{".encode())
+    eventually(lambda: 'sttrack_refused_requests_total{status="400"} 2.0' in served.get("/metrics").text)
+    assert served.get("/api/info").status_code == 200
+    assert "Traceback" not in capfd.readouterr().err
+
+
 def test_limits_are_answered_with_429(serve: Serve, clip: Path) -> None:
     limits = Limits(tracks=2, targets=2, streams=1, sources=2, viewers=1)
     served = serve(Settings(limits=limits), seconds=0.2)
@@ -352,7 +365,7 @@ def test_bad_requests_are_answered_in_one_line(serve: Serve, clip: Path, body: d
 def test_bodies_and_other_paths(serve: Serve) -> None:
     served = serve()
     json_type = {"content-type": "application/json"}
-    for content in (b"{", b"[]", b"1", b"\xff", b"[" * 60_000):
+    for content in (b"{", b"[]", b"1", b"\xff", b"[" * 60_000, b'{"file": "\\ud800"}'):
         assert served.client.post("/api/sources", content=content, headers=json_type).status_code == 400
     assert served.client.post("/api/sources", content=b" " * 100_000, headers=json_type).status_code == 413
     for path in (

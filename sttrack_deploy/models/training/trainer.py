@@ -55,7 +55,7 @@ from sttrack_deploy.models.weights import save_weights
 __all__ = ["BEST", "WEIGHTS", "RunOptions", "StopRequest", "Trainer"]
 
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = tuple(getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n))
 
 
 class StopRequest(contextlib.AbstractContextManager["StopRequest"]):
@@ -72,7 +72,9 @@ class StopRequest(contextlib.AbstractContextManager["StopRequest"]):
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():  # others get no signals
-            self._previous = {number: signal.signal(number, self._remember) for number in _SIGNALS}
+            for number in _SIGNALS:
+                if number in _SIGNALS[:2] or signal.getsignal(number) != signal.SIG_IGN:  # nohup stays so
+                    self._previous[number] = signal.signal(number, self._remember)
         return self
 
     def __exit__(self, *_: object) -> None:

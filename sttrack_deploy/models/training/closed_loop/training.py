@@ -23,6 +23,7 @@ from sttrack_deploy.models.training.clips.real.video_clips import Track
 from sttrack_deploy.models.training.clips.synthetic.image_bank import SpriteSampler
 from sttrack_deploy.models.training.closed_loop.clip_groups import ClipGroup, PhotographGroup, VideoGroup
 from sttrack_deploy.models.training.closed_loop.following import Features, Terms, follow
+from sttrack_deploy.models.training.trainer import StopRequest
 from sttrack_deploy.records import Within, check
 
 __all__ = ["CHECKPOINT", "ClosedLoopRecipe", "Material", "train"]
@@ -122,6 +123,9 @@ def train(
         seconds: stop, saved, after this time.
         report: is given a line of text now and then.
         until: stop, saved, after this step.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C, SIGTERM or SIGHUP, saved after the step that was under way.
     """
     check_run_folder(folder, LOG, ("weights.safetensors",), CHECKPOINT)
     folder.mkdir(parents=True, exist_ok=True)
@@ -160,38 +164,42 @@ def train(
     counted, since = 0, begin
     seen: list[tuple[float, ...]] = []
     end = recipe.steps if until is None else min(until, recipe.steps)
-    while step < end and time.monotonic() - begin < seconds:
-        rate = recipe.learning_rate * _share(step, recipe)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        groups = material.groups(recipe, step, network.config.search_size / network.config.search_factor)
-        terms = follow(network, frozen, groups, np.random.default_rng((recipe.seed, step, 1)))
-        loss = terms.box + recipe.place * terms.place + recipe.confidence * terms.confidence
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(list(trained.values()), recipe.clip_norm)
-        if torch.isfinite(norm):
-            optimizer.step()
-        step += 1
-        decay = min(recipe.ema, step / (step + 9))
-        torch._foreach_lerp_(list(average.values()), [p.detach() for p in trained.values()], 1 - decay)
-        count = sum(w.boxes.shape[0] * (w.boxes.shape[1] - 1) for w in groups)
-        counted += count
-        samples += count
-        seen.append(_figures(terms, float(norm)))
-        if step % report_every == 0 or step == end:
-            now = time.monotonic()
-            figures = np.mean(seen, axis=0)
-            _log(folder / LOG, step, samples, rate, figures)
-            names = ("box", "place", "confidence", "IoU", "away", "correct", "gradient")
-            shown = "  ".join(f"{n} {v:.3f}" for n, v in zip(names, figures, strict=True))
-            report(
-                f"step {step:5d}  {samples:7d} frames  {shown}  {counted / (now - since):.0f} frames/s  {rate:.1e}"
-            )
-            counted, since, seen = 0, now, []
-        if step % save_every == 0:
-            save()
+    with StopRequest() as stop:
+        while step < end and time.monotonic() - begin < seconds and not stop.made:
+            rate = recipe.learning_rate * _share(step, recipe)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            groups = material.groups(recipe, step, network.config.search_size / network.config.search_factor)
+            terms = follow(network, frozen, groups, np.random.default_rng((recipe.seed, step, 1)))
+            loss = terms.box + recipe.place * terms.place + recipe.confidence * terms.confidence
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            norm = torch.nn.utils.clip_grad_norm_(list(trained.values()), recipe.clip_norm)
+            if torch.isfinite(norm):
+                optimizer.step()
+            step += 1
+            decay = min(recipe.ema, step / (step + 9))
+            torch._foreach_lerp_(list(average.values()), [p.detach() for p in trained.values()], 1 - decay)
+            count = sum(w.boxes.shape[0] * (w.boxes.shape[1] - 1) for w in groups)
+            counted += count
+            samples += count
+            seen.append(_figures(terms, float(norm)))
+            if step % report_every == 0 or step == end:
+                now = time.monotonic()
+                figures = np.mean(seen, axis=0)
+                _log(folder / LOG, step, samples, rate, figures)
+                names = ("box", "place", "confidence", "IoU", "away", "correct", "gradient")
+                shown = "  ".join(f"{n} {v:.3f}" for n, v in zip(names, figures, strict=True))
+                report(
+                    f"step {step:5d}  {samples:7d} frames  {shown}  {counted / (now - since):.0f} frames/s  {rate:.1e}"
+                )
+                counted, since, seen = 0, now, []
+            if step % save_every == 0:
+                save()
     save()
+    if stop.made:
+        report(f"stopped at step {step}; the same command goes on from there")
+        raise KeyboardInterrupt
     return averaged()
 
 

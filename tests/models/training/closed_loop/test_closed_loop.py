@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import signal
 from pathlib import Path
 
 import cv2
@@ -151,6 +153,22 @@ def test_training_changes_only_what_is_trained_and_goes_on_alike(
             assert torch.equal(value, before[name]), name
     assert not torch.equal(whole["verdict.weight"], before["verdict.weight"])
     assert len((part / "log.csv").read_text().splitlines()) == 3
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there are no such signals on Windows")
+def test_a_signal_ends_the_step_and_saves(network: DenseSTTrack, material: Material, tmp_path: Path) -> None:
+    told: list[str] = []
+
+    def hear(text: str) -> None:
+        told.append(text)
+        if len(told) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    frozen = frozen_part(network, lambda _: None)
+    with pytest.raises(KeyboardInterrupt):
+        train(network, frozen, material, RECIPE, tmp_path, report=hear, report_every=1)
+    assert told[-1] == "stopped at step 2; the same command goes on from there"
+    assert torch.load(tmp_path / CHECKPOINT, weights_only=True)["step"] == 2
 
 
 @pytest.mark.parametrize("content", [b"torn", None])
