@@ -20,7 +20,7 @@ from sttrack_deploy.bundle import MANIFEST, Bundle, Manifest, check_replaceable,
 from sttrack_deploy.errors import UserError
 from sttrack_deploy.files import sha256_of
 from sttrack_deploy.manifest import PRECISIONS
-from sttrack_deploy.verification.agreement import GATES
+from sttrack_deploy.verification.gates import GATES
 
 REMOVED = object()
 
