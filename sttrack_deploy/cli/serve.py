@@ -16,6 +16,7 @@ from sttrack_deploy.bundle import open_bundle
 from sttrack_deploy.errors import MissingDependencyError, UsageError, UserError
 from sttrack_deploy.policy import PolicyChanges
 from sttrack_deploy.records import show
+from sttrack_deploy.serve.settings import Limits, Settings, is_loopback
 from sttrack_deploy.terminal.help import GroupedCommand, heading
 from sttrack_deploy.terminal.options import bundle_option, engine_options, tracking_options
 from sttrack_deploy.terminal.program import command, say
@@ -25,6 +26,7 @@ __all__ = ["main"]
 
 NEEDED = ("starlette", "uvicorn", "prometheus_client")
 MIB = 2**20
+LIMITS = Limits()
 
 
 @click.command(cls=GroupedCommand)
@@ -67,28 +69,35 @@ MIB = 2**20
 @click.option(
     "--max-upload",
     type=Integer(1, 1_000_000),
-    default=1024,
+    default=LIMITS.upload_bytes // MIB,
     show_default=True,
     help="MiB of one upload.",
 )
 @click.option(
     "--max-tracks",
     type=Integer(1, 1_000_000),
-    default=16,
+    default=LIMITS.tracks,
     show_default=True,
     help="Tracks that exist at once.",
 )
 @click.option(
     "--max-streams",
     type=Integer(1, 1_000_000),
-    default=4,
+    default=LIMITS.streams,
     show_default=True,
     help="Sources read at once.",
 )
 @click.option(
+    "--max-viewers",
+    type=Integer(1, 1_000_000),
+    default=LIMITS.viewers,
+    show_default=True,
+    help="Clients that follow tracks at once; a further one is answered with status 429.",
+)
+@click.option(
     "--idle",
     type=Number(1, 10**9),
-    default=30,
+    default=LIMITS.idle_seconds,
     show_default=True,
     help="Seconds after which a track nobody watches stops.",
 )
@@ -111,6 +120,7 @@ def main(
     max_upload: int,
     max_tracks: int,
     max_streams: int,
+    max_viewers: int,
     idle: float,
     open_page: bool,
     bundle: Path | None,
@@ -130,7 +140,6 @@ def main(
     for package in NEEDED:
         if importlib.util.find_spec(package) is None:
             raise MissingDependencyError(package, "sttrack-serve", 'pip install "sttrack-deploy[serve]"')
-    from sttrack_deploy.serve.settings import Limits, Settings, is_loopback
 
     local = is_loopback(host)
     if token is not None and (
@@ -145,7 +154,11 @@ def main(
         allow_url=allow_url,
         allow_camera=local if allow_camera is None else allow_camera,
         limits=Limits(
-            tracks=max_tracks, streams=max_streams, upload_bytes=max_upload * MIB, idle_seconds=idle
+            tracks=max_tracks,
+            streams=max_streams,
+            viewers=max_viewers,
+            upload_bytes=max_upload * MIB,
+            idle_seconds=idle,
         ),
     )
     _serve(settings, sources, port, behind_proxy, open_page, (bundle, engine, threads, changes))

@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -45,7 +46,19 @@ def test_it_starts_answers_and_ends_in_order(tmp_path: Path) -> None:
     pytest.importorskip("uvicorn")
     pytest.importorskip("prometheus_client")
     code = "from sttrack_deploy.cli.serve import main; main()"
-    command = [sys.executable, "-c", code, "--host", "0.0.0.0", "--port", "0", "--threads", "1"]
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        "--host",
+        "0.0.0.0",
+        "--port",
+        "0",
+        "--threads",
+        "1",
+        "--max-viewers",
+        "1",
+    ]
     command += [str(write_images(tmp_path / "images", 3))]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
     server = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
@@ -58,6 +71,8 @@ def test_it_starts_answers_and_ends_in_order(tmp_path: Path) -> None:
             assert answer.status == 200
         assert len(list(tmp_path.glob("sttrack-serve-*"))) == 1
         with follow_a_track(f"http://127.0.0.1:{port}", token) as stream:
+            with pytest.raises(urllib.error.HTTPError, match="429"):
+                follow_a_track(f"http://127.0.0.1:{port}", token)
             server.send_signal(signal.SIGTERM)
             rest = server.stderr.read()
             stream.read()  # the stream is whole: it was ended, not cut off
