@@ -28,7 +28,7 @@ from sttrack_deploy.bundle import TrackingPolicy, open_bundle
 from sttrack_deploy.engines.registry import load_engine
 from sttrack_deploy.errors import UsageError, UserError
 from sttrack_deploy.evaluation.confidence import BAD_IOU, GOOD_IOU, on_target_auroc
-from sttrack_deploy.evaluation.report import without_nan
+from sttrack_deploy.evaluation.scores import without_nan
 from sttrack_deploy.geometry import iou
 from sttrack_deploy.runtime.tracker import Tracker
 from sttrack_deploy.terminal.options import bundle_option, engine_options, json_option

@@ -21,7 +21,7 @@ from sttrack_deploy.evaluation.bootstrap import (
     paired_bootstrap,
 )
 from sttrack_deploy.evaluation.protocols.base import Protocol, Score
-from sttrack_deploy.evaluation.report import FPS_NOTE, Report, SequenceReport, without_nan
+from sttrack_deploy.evaluation.scores import FPS_NOTE, Report, SequenceReport, without_nan
 
 __all__ = [
     "AttributeScores",

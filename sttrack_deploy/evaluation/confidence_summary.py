@@ -18,8 +18,8 @@ from sttrack_deploy.evaluation.confidence import (
     long_term_score,
     lost_flags_score,
 )
-from sttrack_deploy.evaluation.report import Report
 from sttrack_deploy.evaluation.reporting.tables import format_ratio
+from sttrack_deploy.evaluation.scores import Report
 
 __all__ = ["ConfidenceSummary", "confidence_notes", "confidence_summaries", "summarize_confidence"]
 

@@ -18,7 +18,6 @@ from sttrack_deploy.evaluation.comparison import Comparison
 from sttrack_deploy.evaluation.confidence_summary import summarize_confidence
 from sttrack_deploy.evaluation.protocols import DEFAULT_PROTOCOL, PROTOCOLS
 from sttrack_deploy.evaluation.protocols.base import Protocol
-from sttrack_deploy.evaluation.report import Report, SequenceReport, score_run, without_nan
 from sttrack_deploy.evaluation.results import (
     DEFAULT_LAYOUT,
     Layout,
@@ -28,6 +27,7 @@ from sttrack_deploy.evaluation.results import (
     read_run,
 )
 from sttrack_deploy.evaluation.runner import BundleTracker, SingleTargetTracker, run_sequences
+from sttrack_deploy.evaluation.scores import Report, SequenceReport, score_run, without_nan
 from sttrack_deploy.files import sha256_of
 from sttrack_deploy.policy import NO_CHANGES, PolicyChanges
 from sttrack_deploy.progress import SILENT, Progress

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from sttrack_deploy.bundle import MANIFEST, Bundle, TrackingPolicy
 from sttrack_deploy.errors import UserError
 from sttrack_deploy.evaluation.confidence import BAD_IOU, GOOD_IOU, LostFlagsScore, lost_flags_score
-from sttrack_deploy.evaluation.report import Report
+from sttrack_deploy.evaluation.scores import Report
 from sttrack_deploy.files import atomic_path
 
 __all__ = ["LostFit", "describe", "fit_lost", "lost_flags", "write_thresholds"]

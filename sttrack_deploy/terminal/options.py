@@ -225,7 +225,7 @@ def emit_json(document: Any, path: Path | None) -> None:
     """Write a document where ``--json`` says; nothing without it."""
     if path is None:
         return
-    from sttrack_deploy.evaluation.report import write_json
+    from sttrack_deploy.evaluation.scores import write_json
 
     if str(path) == "-":
         click.echo(write_json(document, None), nl=False)

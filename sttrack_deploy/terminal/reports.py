@@ -16,7 +16,6 @@ from sttrack_deploy.errors import MissingDependencyError, UserError
 from sttrack_deploy.evaluation.comparison import Comparison
 from sttrack_deploy.evaluation.confidence_summary import confidence_notes
 from sttrack_deploy.evaluation.evaluation import Evaluation
-from sttrack_deploy.evaluation.report import Report
 from sttrack_deploy.evaluation.reporting.tables import (
     comparison_notes,
     comparison_tables,
@@ -25,6 +24,7 @@ from sttrack_deploy.evaluation.reporting.tables import (
     report_notes,
     report_table,
 )
+from sttrack_deploy.evaluation.scores import Report
 from sttrack_deploy.files import atomic_path
 from sttrack_deploy.terminal.program import INTERRUPTED, complain, console, progress_bar, say
 from sttrack_deploy.verification.benchmark.profile import EngineProfile

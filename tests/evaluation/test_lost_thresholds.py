@@ -11,7 +11,7 @@ from sttrack_deploy.bundle import TrackingPolicy
 from sttrack_deploy.errors import UserError
 from sttrack_deploy.evaluation.lost_thresholds import fit_lost, lost_flags
 from sttrack_deploy.evaluation.protocols import DEFAULT_PROTOCOL
-from sttrack_deploy.evaluation.report import Report, score_run
+from sttrack_deploy.evaluation.scores import Report, score_run
 from sttrack_deploy.sequences.sequence import TrackRun, VideoSequence
 
 TRUTH = (50.0, 50.0, 40.0, 40.0)

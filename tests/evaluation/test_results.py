@@ -15,7 +15,6 @@ from moving_square import truth_of
 
 from sttrack_deploy.errors import UserError
 from sttrack_deploy.evaluation.protocols import DEFAULT_PROTOCOL
-from sttrack_deploy.evaluation.report import score_run
 from sttrack_deploy.evaluation.results import (
     LAYOUTS,
     Layout,
@@ -25,6 +24,7 @@ from sttrack_deploy.evaluation.results import (
     read_boxes,
     read_run,
 )
+from sttrack_deploy.evaluation.scores import score_run
 from sttrack_deploy.sequences.sequence import TrackRun, VideoSequence
 
 IDENTITY = {"search_sha256": "abc", "engine": "red"}

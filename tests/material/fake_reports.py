@@ -14,7 +14,7 @@ from moving_square import HEIGHT, SIDE, WIDTH, frame_of, truth_of
 from sttrack_deploy.evaluation.comparison import Comparison
 from sttrack_deploy.evaluation.protocols import PROTOCOLS
 from sttrack_deploy.evaluation.protocols.base import Protocol
-from sttrack_deploy.evaluation.report import Report, score_run
+from sttrack_deploy.evaluation.scores import Report, score_run
 from sttrack_deploy.sequences.sequence import TrackRun, VideoSequence
 
 PYTRACKING = PROTOCOLS["pytracking"]

@@ -17,7 +17,6 @@ from sttrack_deploy.errors import MissingDependencyError, UserError
 from sttrack_deploy.evaluation.comparison import Comparison, Difference, SequenceScores
 from sttrack_deploy.evaluation.confidence_summary import confidence_summaries
 from sttrack_deploy.evaluation.protocols.base import Protocol
-from sttrack_deploy.evaluation.report import FPS_NOTE
 from sttrack_deploy.evaluation.reporting.plots import (
     attribute_plot,
     calibration_plot,
@@ -27,6 +26,7 @@ from sttrack_deploy.evaluation.reporting.plots import (
 )
 from sttrack_deploy.evaluation.reporting.strips import Strip, Tile, picture_strip
 from sttrack_deploy.evaluation.reporting.tables import format_rate, format_ratio
+from sttrack_deploy.evaluation.scores import FPS_NOTE
 from sttrack_deploy.files import atomic_path
 from sttrack_deploy.plotting import GRID, INK, PAPER, Plot, tracker_style
 from sttrack_deploy.progress import SILENT, Progress

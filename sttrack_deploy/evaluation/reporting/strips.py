@@ -14,7 +14,7 @@ import numpy.typing as npt
 from sttrack_deploy.errors import UserError
 from sttrack_deploy.evaluation.comparison import Comparison
 from sttrack_deploy.evaluation.confidence import BAD_IOU, GOOD_IOU
-from sttrack_deploy.evaluation.report import SequenceReport
+from sttrack_deploy.evaluation.scores import SequenceReport
 from sttrack_deploy.plotting import tracker_style
 from sttrack_deploy.sequences.sequence import Frame, VideoSequence, frames_of
 

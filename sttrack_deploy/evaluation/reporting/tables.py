@@ -13,7 +13,7 @@ from rich.table import Table
 
 from sttrack_deploy.evaluation.comparison import AttributeScores, Comparison
 from sttrack_deploy.evaluation.protocols.base import Protocol
-from sttrack_deploy.evaluation.report import FPS_NOTE, Report
+from sttrack_deploy.evaluation.scores import FPS_NOTE, Report
 
 __all__ = [
     "comparison_notes",

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from sttrack_deploy import __version__
 from sttrack_deploy.evaluation.bootstrap import bootstrap_interval
-from sttrack_deploy.evaluation.report import without_nan
+from sttrack_deploy.evaluation.scores import without_nan
 from sttrack_deploy.plotting import (
     INK,
     SHADE,

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sttrack_deploy import __version__
-from sttrack_deploy.evaluation.report import without_nan
+from sttrack_deploy.evaluation.scores import without_nan
 from sttrack_deploy.plotting import (
     INK,
     SHADE,

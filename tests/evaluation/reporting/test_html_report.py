@@ -17,8 +17,8 @@ from progress_log import ProgressLog
 from sttrack_deploy import __version__
 from sttrack_deploy.errors import MissingDependencyError, UserError
 from sttrack_deploy.evaluation.comparison import Comparison
-from sttrack_deploy.evaluation.report import FPS_NOTE
 from sttrack_deploy.evaluation.reporting.html_report import write_html
+from sttrack_deploy.evaluation.scores import FPS_NOTE
 from sttrack_deploy.sequences.sequence import SequenceFailure
 
 pytest.importorskip("matplotlib")

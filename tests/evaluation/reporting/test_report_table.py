@@ -8,8 +8,8 @@ from moving_square import truth_of
 from rich.console import Console
 
 from sttrack_deploy.evaluation.protocols import DEFAULT_PROTOCOL, PROTOCOLS
-from sttrack_deploy.evaluation.report import Report, score_run
 from sttrack_deploy.evaluation.reporting.tables import report_notes, report_table
+from sttrack_deploy.evaluation.scores import Report, score_run
 from sttrack_deploy.sequences.sequence import TrackRun, VideoSequence
 
 

@@ -14,9 +14,9 @@ from moving_square import HEIGHT, SIDE, WIDTH, frame_of
 
 from sttrack_deploy.errors import UserError
 from sttrack_deploy.evaluation.comparison import Comparison
-from sttrack_deploy.evaluation.report import SequenceReport, score_run
 from sttrack_deploy.evaluation.reporting import strips
 from sttrack_deploy.evaluation.reporting.strips import find_key_frames, picture_strip, stretches
+from sttrack_deploy.evaluation.scores import SequenceReport, score_run
 from sttrack_deploy.plotting import tracker_style
 from sttrack_deploy.sequences.sequence import TrackRun, VideoSequence, frames_of
 
