@@ -232,6 +232,8 @@ def _problems(m: Manifest) -> Iterator[str]:
     yield from _crop_problems(m)
     if m.tracking.found_above < m.tracking.lost_below:
         yield f"tracking.found_above {m.tracking.found_above} is below lost_below {m.tracking.lost_below}"
+    if m.tracking.hold_below is not None and m.tracking.hold_below > m.tracking.lost_below:
+        yield f"tracking.hold_below {m.tracking.hold_below} is above lost_below {m.tracking.lost_below}"
     if m.template.file == m.search.file:
         yield f"template.file and search.file are both {m.search.file}"
     yield from _layout_problems(m)

@@ -24,20 +24,25 @@ class TrackingPolicy:
     Attributes:
         lost_below: a frame whose confidence is lower counts as lost.
         found_above: a lost target is found again at this confidence.
-        recovery: while lost, keep the last good box as the center and grow the search region.
+        recovery: while held, keep the last good box as the center and grow the search region.
+        hold_below: with recovery, a box of less confidence is not followed, and what is held is followed again as far
+            above this as ``found_above`` is above ``lost_below``. ``None``: ``lost_below``, so that a target is held
+            just while it is lost; more counts as ``lost_below``. Less: LOST is said early, while the tracker still
+            follows.
         growth: factor by which the search region's side grows with each lost frame.
         max_growth: the growth starts over at 1 beyond this.
         jump_penalty: how much confidence falls with a jump beyond the recent motion; 0: not.
         change_penalty: the same for a sudden change of size and aspect.
         size_smoothing: share of a change of size that is held back at confidence 1, more at less; 0: none is.
-        reliable_above: while lost, the search region is as for the usual size on frames of at least this confidence
+        reliable_above: while held, the search region is as for the usual size on frames of at least this confidence
             where the last box is smaller; 0: as for the last box.
-        frame_after: after so many lost frames, every second search is at another place of the whole frame; 0: never.
+        frame_after: after so many held frames, every second search is at another place of the whole frame; 0: never.
     """
 
     lost_below: Share = 0.25
     found_above: Share = 0.35
     recovery: bool = False
+    hold_below: Share | None = None
     growth: Annotated[float, Within(1, 10)] = 1.1
     max_growth: Annotated[float, Within(1, 100)] = 2.0
     jump_penalty: Annotated[float, Within(0, 1000)] = 0.0
@@ -45,6 +50,14 @@ class TrackingPolicy:
     size_smoothing: Annotated[float, Within(0, 0.99)] = 0.0
     reliable_above: Share = 0.0
     frame_after: Annotated[int, Within(0, 1_000_000)] = 0
+
+    @property
+    def held(self) -> tuple[float, float]:
+        """With recovery: the confidence under which a box is not followed, and from which it is again."""
+        if self.hold_below is None:
+            return self.lost_below, self.found_above
+        below = min(self.hold_below, self.lost_below)
+        return below, self.found_above - (self.lost_below - below)
 
     def override(self, changes: PolicyChanges) -> TrackingPolicy:
         """A copy with what the user chose.
@@ -63,6 +76,7 @@ class PolicyChanges:
 
     lost_below: float | None = None
     recovery: bool | None = None
+    hold_below: float | None = None
     max_growth: float | None = None
     jump_penalty: float | None = None
     change_penalty: float | None = None

@@ -124,8 +124,8 @@ Scalar = TypeVar("Scalar", bound=np.generic)
 class FollowedRun:
     """Looks like a tracker; each crop is cut around the box that an evaluation run has on the frame before.
 
-    Where the run was lost and the policy recovers, the crop stays on the last believed box and grows, as the
-    tracker's did. Result files round boxes to a hundredth of a pixel, so the crops are those of the run but for
+    Where the run held its box, the crop stays on the last one that was followed and grows, as the tracker's did.
+    Result files round boxes to a hundredth of a pixel, so the crops are those of the run but for
     a pixel now and then.
     """
 
@@ -160,8 +160,12 @@ class FollowedRun:
         known = self._run.lost
         lost = confidence < self._policy.lost_below if known is None else bool(known[self._index])
         result = TrackResult((x, y, w, h), confidence, lost)
+        if self._run.confidences is not None:  # whether it was held depends on what the run saw
+            believed = result._replace(confidence=float(self._run.confidences[self._index]))
+        else:
+            believed = result
         # Other trackers' files may hold empty boxes; nobody can look around one.
-        self._target.believe(result if w > 0 and h > 0 else result._replace(box=self._target.box))
+        self._target.believe(believed if w > 0 and h > 0 else believed._replace(box=self._target.box))
         return result
 
     def _batched(self, array: npt.NDArray[Scalar]) -> npt.NDArray[Scalar]:

@@ -61,8 +61,8 @@ def fit_lost(report: Report, policy: TrackingPolicy, rate: float) -> LostFit:
     """The highest thresholds whose false alarms stay within a rate: they find the most frames off the target.
 
     A frame on the target (IoU > 0.5) that is LOST is a false alarm. The distance of the two thresholds is kept.
-    The confidences are taken as they were measured; a policy that recovers searches elsewhere once it is lost,
-    so that a new run can differ a little.
+    The confidences are taken as they were measured. They stay so where the box does not depend on the thresholds: see
+    :func:`write_thresholds`.
 
     Args:
         report: of one tracker on annotated sequences.
@@ -120,14 +120,18 @@ def describe(fit: LostFit) -> str:
 
 
 def write_thresholds(bundle: Bundle, fit: LostFit) -> Path:
-    """Put the thresholds into a bundle's manifest; nothing else is changed.
+    """Put the thresholds into a bundle's manifest.
+
+    Boxes stay as they are: a policy that recovers holds them under the confidence under which it did before
+    (``hold_below``), or under the new ``lost_below`` if that is less.
 
     Raises:
         UserError: it cannot be written.
     """
-    tracking = dataclasses.replace(
-        bundle.manifest.tracking, lost_below=fit.lost_below, found_above=fit.found_above
-    )
+    tracking = bundle.manifest.tracking
+    if tracking.recovery:
+        tracking = dataclasses.replace(tracking, hold_below=min(tracking.held[0], fit.lost_below))
+    tracking = dataclasses.replace(tracking, lost_below=fit.lost_below, found_above=fit.found_above)
     path = bundle.path / MANIFEST
     with atomic_path(path) as temporary:
         temporary.write_text(

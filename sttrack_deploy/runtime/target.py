@@ -156,7 +156,7 @@ class TargetMemory:
     lost: bool
     growth: Annotated[float, Within(1)]
     usual_size: Annotated[float, Within(0, open_low=True)]
-    lost_frames: Annotated[int, Within(0)]
+    held_frames: Annotated[int, Within(0)]
     recent: tuple[Annotated[float, Within(0)], Annotated[float, Within(0)]]
 
 
@@ -166,9 +166,9 @@ class Target:
     Attributes:
         box: x, y, w, h in pixels where it was last believed to be.
         lost: whether it was lost on the last frame.
-        growth: the search region's side over its usual one; over 1 while a lost target is looked for.
+        growth: the search region's side over its usual one; over 1 while a target is held and looked for.
         usual_size: ``sqrt(w * h)`` on reliable frames, an exponential average of its logarithm; pixels.
-        lost_frames: since it was last believed to be somewhere.
+        held_frames: since its box was last followed; 0 without recovery.
     """
 
     __slots__ = (
@@ -179,8 +179,8 @@ class Target:
         "_seen",
         "box",
         "growth",
+        "held_frames",
         "lost",
-        "lost_frames",
         "usual_size",
     )
 
@@ -190,7 +190,7 @@ class Target:
         self.lost = False
         self.growth = 1.0
         self.usual_size = math.sqrt(box[2] * box[3])
-        self.lost_frames = 0
+        self.held_frames = 0
         self._around = box
         self._crop = crop
         self._policy = policy
@@ -200,12 +200,12 @@ class Target:
     def memory(self) -> TargetMemory:
         """What it knows between two frames."""
         recent = self._recent.jump, self._recent.change
-        return TargetMemory(self.box, self.lost, self.growth, self.usual_size, self.lost_frames, recent)
+        return TargetMemory(self.box, self.lost, self.growth, self.usual_size, self.held_frames, recent)
 
     def recall(self, memory: TargetMemory) -> None:
         """Go on from what another one knew."""
         self.box, self.lost, self.growth = memory.box, memory.lost, memory.growth
-        self.usual_size, self.lost_frames = memory.usual_size, memory.lost_frames
+        self.usual_size, self.held_frames = memory.usual_size, memory.held_frames
         self._recent = Motion(*memory.recent)
 
     def template(self, frame: Frame) -> Crop:
@@ -240,17 +240,26 @@ class Target:
         """Carry on from a frame's result, this tracker's own or one that is known from before."""
         policy = self._policy
         self.lost = result.lost
-        if self.lost and policy.recovery:
+        if self._holds(result):
             # Keep looking around the last box that was believed, in a region that grows and starts over: in a wide
             # one a target is too small to be recognized, and it often comes back where it was last seen.
             grown = self.growth * policy.growth
             self.growth = grown if grown <= policy.max_growth else 1.0
-            self.lost_frames += 1
+            self.held_frames += 1
             return
-        self.box, self.growth, self.lost_frames = result.box, 1.0, 0
+        self.box, self.growth, self.held_frames = result.box, 1.0, 0
         if not self.lost and result.confidence >= policy.reliable_above:
             size = math.sqrt(self.box[2] * self.box[3])
             self.usual_size *= (size / self.usual_size) ** SIZE_MEMORY
+
+    def _holds(self, result: TrackResult) -> bool:
+        policy = self._policy
+        if not policy.recovery:
+            return False
+        if policy.hold_below is None:  # another tracker's results say themselves where they were lost
+            return result.lost
+        below, again = policy.held
+        return not result.confidence >= (again if self.held_frames else below)
 
     def _judge(self, found: Box, confidence: float, height: int, width: int) -> TrackResult:
         """Hold the box that was found against what targets do."""
@@ -258,17 +267,17 @@ class Target:
         trusted = 1.0
         if policy.jump_penalty > 0 or policy.change_penalty > 0:
             # A target that was away may have moved and changed on each frame that it was not seen.
-            frames = 1 + self.lost_frames
+            frames = 1 + self.held_frames
             now = Motion(*(value / frames for value in motion_between(self.box, found)))
             if not self._sweeping:
                 trusted = plausibility(now, self._recent, policy.jump_penalty, policy.change_penalty)
-            if confidence >= policy.lost_below:  # else it is not the target that moved
+            if confidence >= policy.held[0]:  # else it is not the target that moved
                 self._recent = remember(self._recent, now)
         confidence *= trusted
         # Written so that a confidence that is no number would be lost.
         lost = not confidence >= (policy.found_above if self.lost else policy.lost_below)
         follow = 1.0 - policy.size_smoothing
-        rate = follow * confidence if policy.size_smoothing > 0 and self.lost_frames == 0 else 1.0
+        rate = follow * confidence if policy.size_smoothing > 0 and self.held_frames == 0 else 1.0
         if trusted < 1.0 or rate < 1.0:
             found = clip_box(damped(self.box, found, trusted, min(trusted, rate)), height, width)
         return TrackResult(found, confidence, lost)
@@ -277,11 +286,11 @@ class Target:
     def _sweeping(self) -> bool:
         """Whether the search is somewhere else in the frame."""
         after = self._policy.frame_after
-        return 0 < after <= self.lost_frames and (self.lost_frames - after) % 2 == 0
+        return 0 < after <= self.held_frames and (self.held_frames - after) % 2 == 0
 
     def _region(self, height: int, width: int) -> Box:
         """The box that the search region lies around: the last one, or a larger or another one while lost."""
-        if self.lost_frames == 0:
+        if self.held_frames == 0:
             return self.box
         x, y, w, h = self.box
         cx, cy = x + 0.5 * w, y + 0.5 * h
@@ -296,5 +305,5 @@ class Target:
             centers = frame_centers(
                 measured * self._crop.search_factor * self.growth, height, width, (cx, cy)
             )
-            cx, cy = centers[(self.lost_frames - self._policy.frame_after) // 2 % len(centers)]
+            cx, cy = centers[(self.held_frames - self._policy.frame_after) // 2 % len(centers)]
         return cx - 0.5 * w, cy - 0.5 * h, w, h

@@ -101,7 +101,12 @@ _TRACKING_OPTIONS = (
     click.option(
         "--recover/--no-recover",
         default=None,
-        help="While lost, search a region that grows around the last good box.",
+        help="Hold a box of too little confidence, and search a region that grows around the last good one.",
+    ),
+    click.option(
+        "--hold-below",
+        type=FiniteFloat(0, 1),
+        help="Confidence under which a box is held, at most that of --lost-below.",
     ),
     click.option(
         "--max-growth",

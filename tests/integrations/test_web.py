@@ -114,6 +114,9 @@ def test_closed_loop_in_javascript_gives_the_boxes_of_python(
             change_penalty=0.5,
             size_smoothing=0.3,
             frame_after=2,
+            lost_below=0.5,
+            found_above=0.6,
+            hold_below=0.25,
         )
     tracker = Tracker.from_bundle(threads=1, policy=policy)
     tracker.init(frames[0], box)

@@ -229,6 +229,43 @@ def test_recovery_reaches_as_far_as_the_usual_size_asks() -> None:
     assert sides_of(reliable, script)[-1][0] == pytest.approx(196, rel=0.03)
 
 
+def test_lost_is_said_while_the_box_is_still_followed() -> None:
+    policy = TrackingPolicy(recovery=True, lost_below=0.5, found_above=0.6, hold_below=0.2)
+    script = [
+        (SAME, 0.9),
+        (ELSEWHERE, 0.4),
+        (SAME, 0.55),
+        (SAME, 0.6),
+        (ELSEWHERE, 0.1),
+        (SAME, 0.25),
+        (SAME, 0.3),
+    ]
+    results = run(policy, script)
+    assert [r.lost for r in results] == [False, True, True, False, True, True, True]
+    middles = [middle for _, middle in sides_of(policy, script)]
+    assert middles[2] > middles[1] + 50  # lost, and followed all the same
+    assert middles[5] == middles[4]  # held
+    wider = [side for side, _ in sides_of(policy, script)]
+    assert wider[6] > wider[5] > wider[4]  # .25 is not enough to be followed again; .3 is
+
+    same = dataclasses.replace(policy, hold_below=0.5)
+    assert run(same, script) == run(dataclasses.replace(policy, hold_below=None), script)
+    assert run(dataclasses.replace(policy, hold_below=0.9), script) == run(same, script)
+
+
+def test_where_lost_is_said_does_not_move_the_box() -> None:
+    rng = np.random.default_rng(4)
+    script = [
+        (at(0.5 + x, 0.5, 0.2, 0.3), float(c))
+        for x, c in zip(rng.normal(0, 0.1, 60), rng.random(60), strict=True)
+    ]
+    held = TrackingPolicy(recovery=True, lost_below=0.25, found_above=0.35, hold_below=0.25)
+    early = dataclasses.replace(held, lost_below=0.6, found_above=0.7)
+    one, other = run(held, script), run(early, script)
+    assert [r.box for r in one] == [r.box for r in other]
+    assert sum(r.lost for r in other) > sum(r.lost for r in one)
+
+
 def test_at_last_the_whole_frame_is_searched() -> None:
     policy = TrackingPolicy(recovery=True, growth=1.0, frame_after=3)
     windows = sides_of(policy, [(SAME, 0.05)] * 60)

@@ -137,8 +137,8 @@ def _with_header(exported: bytes, **changes: object) -> bytes:
 
 def test_other_versions_bundles_and_numbers_are_refused(exported: bytes) -> None:
     bundle = open_bundle()
-    with pytest.raises(UserError, match="version 2, this package reads 1"):
-        unpack(_with_header(exported, version=2), bundle)
+    with pytest.raises(UserError, match="version 3, this package reads 2"):
+        unpack(_with_header(exported, version=3), bundle)
     with pytest.raises(UserError, match="has other weights or settings"):
         unpack(exported, _with_weights(bundle, "0" * 64))
     state = unpack(exported, bundle)

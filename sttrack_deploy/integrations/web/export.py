@@ -33,6 +33,7 @@ UNDERSTOOD = {
         "lost_below",
         "found_above",
         "recovery",
+        "hold_below",
         "growth",
         "max_growth",
         "jump_penalty",

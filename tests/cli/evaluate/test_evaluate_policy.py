@@ -28,10 +28,10 @@ def test_lost_is_fitted_and_written_only_when_asked(invoke: Callable[..., Result
     new = open_bundle(bundle).manifest
     assert new.tracking.lost_below != old.tracking.lost_below
     assert f"lost_below {new.tracking.lost_below:g}" in result.stderr
-    kept = dataclasses.replace(
-        new.tracking, lost_below=old.tracking.lost_below, found_above=old.tracking.found_above
-    )
-    assert dataclasses.replace(new, tracking=kept) == old
+    fitted = {name: getattr(new.tracking, name) for name in ("lost_below", "found_above")}
+    held = min(old.tracking.held[0], new.tracking.lost_below)  # boxes stay as they are
+    expected = dataclasses.replace(old.tracking, hold_below=held, **fitted)
+    assert dataclasses.replace(old, tracking=expected) == new
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_too_few_frames_to_tell_the_rate(invoke: Callable[..., Result]) -> None:
 
 def test_the_tracking_policy_can_be_changed_for_a_run(invoke: Callable[..., Result]) -> None:
     options = ["--max-growth", 4, "--reliable-above", 0.5, "--frame-after", 9, "--no-recover"]
-    options += ["--jump-penalty", 2, "--change-penalty", 1, "--size-smoothing", 0.2]
+    options += ["--jump-penalty", 2, "--change-penalty", 1, "--size-smoothing", 0.2, "--hold-below", 0.125]
     (report,) = json.loads(invoke(*options, "--json", "-").stdout)["trackers"]
     tracking = {
         "max_growth": 4.0,
@@ -71,5 +71,6 @@ def test_the_tracking_policy_can_be_changed_for_a_run(invoke: Callable[..., Resu
         "jump_penalty": 2.0,
         "change_penalty": 1.0,
         "size_smoothing": 0.2,
+        "hold_below": 0.125,
     }
     assert {name: report["tracking"][name] for name in tracking} == tracking

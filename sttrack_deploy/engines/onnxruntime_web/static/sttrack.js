@@ -309,7 +309,7 @@ function frameCenters(side, height, width, start) {
 export class Target {
   constructor(box, crop, policy) {
     Object.assign(this, { box, crop, policy, around: box, recent: STILL, seen: null });
-    Object.assign(this, { lost: false, growth: 1, usualSize: Math.sqrt(box[2] * box[3]), lostFrames: 0 });
+    Object.assign(this, { lost: false, growth: 1, usualSize: Math.sqrt(box[2] * box[3]), heldFrames: 0 });
   }
 
   template(frame) {
@@ -335,30 +335,39 @@ export class Target {
   believe({ box, confidence, lost }) {
     const { policy } = this;
     this.lost = lost;
-    if (lost && policy.recovery) {
+    if (this.holds(confidence, lost)) {
       // Keep looking around the last box that was believed, in a region that grows.
       const grown = this.growth * policy.growth; // starts over where it has become too wide, as in target.py
       this.growth = grown <= policy.max_growth ? grown : 1;
-      this.lostFrames += 1;
+      this.heldFrames += 1;
       return;
     }
-    Object.assign(this, { box, growth: 1, lostFrames: 0 });
+    Object.assign(this, { box, growth: 1, heldFrames: 0 });
     if (!lost && confidence >= policy.reliable_above)
       this.usualSize *= (Math.sqrt(box[2] * box[3]) / this.usualSize) ** SIZE_MEMORY;
+  }
+
+  holds(confidence, lost) {
+    const { policy } = this;
+    if (!policy.recovery) return false;
+    if (policy.hold_below === null) return lost;
+    const below = Math.min(policy.hold_below, policy.lost_below);
+    const again = policy.found_above - (policy.lost_below - below);
+    return !(confidence >= (this.heldFrames > 0 ? again : below));
   }
 
   judge(found, confidence, height, width) {
     const { policy } = this;
     let trusted = 1;
     if (policy.jump_penalty > 0 || policy.change_penalty > 0) {
-      const frames = 1 + this.lostFrames, motion = motionBetween(this.box, found);
+      const frames = 1 + this.heldFrames, motion = motionBetween(this.box, found);
       const now = { jump: motion.jump / frames, change: motion.change / frames };
       if (!this.sweeping) trusted = plausibility(now, this.recent, policy.jump_penalty, policy.change_penalty);
-      if (confidence >= policy.lost_below) this.recent = remember(this.recent, now);
+      if (confidence >= Math.min(policy.hold_below ?? 1, policy.lost_below)) this.recent = remember(this.recent, now);
     }
     confidence *= trusted;
     const lost = !(confidence >= (this.lost ? policy.found_above : policy.lost_below));
-    const smoothed = policy.size_smoothing > 0 && this.lostFrames === 0;
+    const smoothed = policy.size_smoothing > 0 && this.heldFrames === 0;
     const rate = smoothed ? (1 - policy.size_smoothing) * confidence : 1;
     const box = trusted < 1 || rate < 1
       ? clipBox(damped(this.box, found, trusted, Math.min(trusted, rate)), height, width)
@@ -368,11 +377,11 @@ export class Target {
 
   get sweeping() {
     const after = this.policy.frame_after;
-    return 0 < after && after <= this.lostFrames && (this.lostFrames - after) % 2 === 0;
+    return 0 < after && after <= this.heldFrames && (this.heldFrames - after) % 2 === 0;
   }
 
   region(height, width) {
-    if (this.lostFrames === 0) return this.box;
+    if (this.heldFrames === 0) return this.box;
     const { policy, crop } = this;
     let [x, y, w, h] = this.box, cx = x + 0.5 * w, cy = y + 0.5 * h, size = Math.sqrt(w * h);
     if (policy.reliable_above > 0 && this.usualSize > size) {
@@ -383,7 +392,7 @@ export class Target {
       // Python measures by the context's square in any case; at 0 it is sqrt(w * h).
       const side = contextBox([cx, cy, w, h], crop.context ?? 0)[2];
       const centers = frameCenters(side * crop.search_factor * this.growth, height, width, [cx, cy]);
-      [cx, cy] = centers[Math.floor((this.lostFrames - policy.frame_after) / 2) % centers.length];
+      [cx, cy] = centers[Math.floor((this.heldFrames - policy.frame_after) / 2) % centers.length];
     }
     return [cx - 0.5 * w, cy - 0.5 * h, w, h];
   }
@@ -392,7 +401,14 @@ export class Target {
 // --- runtime/tracker.py --------------------------------------------------------------------------------
 
 /** Settings of older manifests, which have no such fields; those of manifest.py. */
-const POLICY = { jump_penalty: 0, change_penalty: 0, size_smoothing: 0, reliable_above: 0, frame_after: 0 };
+const POLICY = {
+  hold_below: null,
+  jump_penalty: 0,
+  change_penalty: 0,
+  size_smoothing: 0,
+  reliable_above: 0,
+  frame_after: 0,
+};
 
 /** Follows one target: await init(frame, box), then await update(frame) -> {box, confidence, lost}. */
 export class Tracker {
