@@ -31,6 +31,7 @@ class TrackingPolicy:
             follows.
         growth: factor by which the search region's side grows with each lost frame.
         max_growth: the growth starts over at 1 beyond this.
+        lead: share of the recent motion by which the search region goes ahead of the last box; 0: not.
         jump_penalty: how much confidence falls with a jump beyond the recent motion; 0: not.
         change_penalty: the same for a sudden change of size and aspect.
         size_smoothing: share of a change of size that is held back at confidence 1, more at less; 0: none is.
@@ -45,6 +46,7 @@ class TrackingPolicy:
     hold_below: Share | None = None
     growth: Annotated[float, Within(1, 10)] = 1.1
     max_growth: Annotated[float, Within(1, 100)] = 2.0
+    lead: Share = 0.0
     jump_penalty: Annotated[float, Within(0, 1000)] = 0.0
     change_penalty: Annotated[float, Within(0, 1000)] = 0.0
     size_smoothing: Annotated[float, Within(0, 0.99)] = 0.0
@@ -78,6 +80,7 @@ class PolicyChanges:
     recovery: bool | None = None
     hold_below: float | None = None
     max_growth: float | None = None
+    lead: float | None = None
     jump_penalty: float | None = None
     change_penalty: float | None = None
     size_smoothing: float | None = None

@@ -21,15 +21,19 @@ from sttrack_deploy.records import Within
 
 __all__ = [
     "STILL",
+    "UNMOVED",
     "Motion",
     "Target",
     "TargetMemory",
     "TrackResult",
+    "Velocity",
+    "ahead",
     "damped",
     "frame_centers",
     "motion_between",
     "plausibility",
     "remember",
+    "velocity_after",
 ]
 
 
@@ -39,6 +43,12 @@ SLACK = 2.0
 """What it may do besides, over its recent motion."""
 MOTION_MEMORY = 0.2
 """Weight of the newest frame in the recent motion: about the last five frames count."""
+STEADY = 0.1
+"""Speed that is not led, sizes a frame: about what a box trembles."""
+FASTEST = 0.8
+"""Most speed along x or y that is led, sizes a frame."""
+NEWEST = 0.5
+"""Weight of the newest frame in the velocity: the last two or three count."""
 TILE_STEP = 0.75
 """Distance of neighboring search regions over their side, where they cover the frame."""
 
@@ -59,6 +69,16 @@ class Motion(NamedTuple):
 STILL = Motion(0.0, 0.0)
 
 
+class Velocity(NamedTuple):
+    """Recent motion of a box's center in units of ``sqrt(w * h)`` a frame, to the right and down."""
+
+    x: float
+    y: float
+
+
+UNMOVED = Velocity(0.0, 0.0)
+
+
 def motion_between(before: Box, after: Box) -> Motion:
     """What happened from one box to the other."""
     side = math.sqrt(before[2] * before[3])
@@ -73,6 +93,28 @@ def motion_between(before: Box, after: Box) -> Motion:
 def remember(recent: Motion, now: Motion) -> Motion:
     """The recent motion after one more frame: an exponential average."""
     return Motion(*(old + MOTION_MEMORY * (new - old) for old, new in zip(recent, now, strict=True)))
+
+
+def velocity_after(velocity: Velocity, before: Box, after: Box, frames: int) -> Velocity:
+    """The velocity once a box was found ``frames`` frames after the one before; an exponential average."""
+    size = math.sqrt(before[2] * before[3]) * frames
+    now = (after[i] + 0.5 * after[i + 2] - before[i] - 0.5 * before[i + 2] for i in (0, 1))
+    return Velocity(*(old + NEWEST * (new / size - old) for old, new in zip(velocity, now, strict=True)))
+
+
+def ahead(box: Box, velocity: Velocity, lead: float) -> Box:
+    """Where a box is looked for next.
+
+    Args:
+        lead: share of the motion that is expected to go on, 0 to 1. What trembles by less than ``STEADY`` stays.
+    """
+    speed = math.hypot(velocity.x, velocity.y)
+    if speed <= STEADY or lead <= 0:
+        return box
+    x, y, w, h = box
+    step = lead * (1.0 - STEADY / speed) * math.sqrt(w * h)
+    dx, dy = (step * max(-FASTEST, min(FASTEST, value)) for value in velocity)
+    return x + dx, y + dy, w, h
 
 
 def plausibility(now: Motion, recent: Motion, jump_penalty: float, change_penalty: float) -> float:
@@ -158,6 +200,7 @@ class TargetMemory:
     usual_size: Annotated[float, Within(0, open_low=True)]
     held_frames: Annotated[int, Within(0)]
     recent: tuple[Annotated[float, Within(0)], Annotated[float, Within(0)]]
+    velocity: tuple[float, float]
 
 
 class Target:
@@ -169,6 +212,7 @@ class Target:
         growth: the search region's side over its usual one; over 1 while a target is held and looked for.
         usual_size: ``sqrt(w * h)`` on reliable frames, an exponential average of its logarithm; pixels.
         held_frames: since its box was last followed; 0 without recovery.
+        velocity: of its box on the last frames; it dies away while the box is held.
     """
 
     __slots__ = (
@@ -182,6 +226,7 @@ class Target:
         "held_frames",
         "lost",
         "usual_size",
+        "velocity",
     )
 
     def __init__(self, box: Box, crop: CropSpec, policy: TrackingPolicy) -> None:
@@ -191,6 +236,7 @@ class Target:
         self.growth = 1.0
         self.usual_size = math.sqrt(box[2] * box[3])
         self.held_frames = 0
+        self.velocity = UNMOVED
         self._around = box
         self._crop = crop
         self._policy = policy
@@ -200,13 +246,15 @@ class Target:
     def memory(self) -> TargetMemory:
         """What it knows between two frames."""
         recent = self._recent.jump, self._recent.change
-        return TargetMemory(self.box, self.lost, self.growth, self.usual_size, self.held_frames, recent)
+        return TargetMemory(
+            self.box, self.lost, self.growth, self.usual_size, self.held_frames, recent, self.velocity
+        )
 
     def recall(self, memory: TargetMemory) -> None:
         """Go on from what another one knew."""
         self.box, self.lost, self.growth = memory.box, memory.lost, memory.growth
         self.usual_size, self.held_frames = memory.usual_size, memory.held_frames
-        self._recent = Motion(*memory.recent)
+        self._recent, self.velocity = Motion(*memory.recent), Velocity(*memory.velocity)
 
     def template(self, frame: Frame) -> Crop:
         """The crop to start on."""
@@ -246,7 +294,9 @@ class Target:
             grown = self.growth * policy.growth
             self.growth = grown if grown <= policy.max_growth else 1.0
             self.held_frames += 1
+            self.velocity = Velocity(0.5 * self.velocity.x, 0.5 * self.velocity.y)
             return
+        self.velocity = velocity_after(self.velocity, self.box, result.box, 1 + self.held_frames)
         self.box, self.growth, self.held_frames = result.box, 1.0, 0
         if not self.lost and result.confidence >= policy.reliable_above:
             size = math.sqrt(self.box[2] * self.box[3])
@@ -289,9 +339,9 @@ class Target:
         return 0 < after <= self.held_frames and (self.held_frames - after) % 2 == 0
 
     def _region(self, height: int, width: int) -> Box:
-        """The box that the search region lies around: the last one, or a larger or another one while lost."""
+        """The box that the search region lies around: ahead of the last one, or a larger or another one while held."""
         if self.held_frames == 0:
-            return self.box
+            return ahead(self.box, self.velocity, self._policy.lead)
         x, y, w, h = self.box
         cx, cy = x + 0.5 * w, y + 0.5 * h
         size = math.sqrt(w * h)

@@ -105,13 +105,18 @@ _TRACKING_OPTIONS = (
     ),
     click.option(
         "--hold-below",
-        type=FiniteFloat(0, 1),
+        type=Number(0, 1),
         help="Confidence under which a box is held, at most that of --lost-below.",
     ),
     click.option(
         "--max-growth",
         type=Number(1, 100),
         help="Largest side of that region, in multiples of the usual search region's.",
+    ),
+    click.option(
+        "--lead",
+        type=Number(0, 1),
+        help="Share of the target's recent motion by which the search region goes ahead of the last box; 0: off.",
     ),
     click.option(
         "--reliable-above",

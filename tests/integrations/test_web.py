@@ -117,6 +117,7 @@ def test_closed_loop_in_javascript_gives_the_boxes_of_python(
             lost_below=0.5,
             found_above=0.6,
             hold_below=0.25,
+            lead=0.7,
         )
     tracker = Tracker.from_bundle(threads=1, policy=policy)
     tracker.init(frames[0], box)

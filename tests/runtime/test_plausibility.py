@@ -14,14 +14,17 @@ from sttrack_deploy.geometry import Box
 from sttrack_deploy.policy import NO_CHANGES, PolicyChanges
 from sttrack_deploy.runtime.target import (
     STILL,
+    UNMOVED,
     Motion,
     Target,
     TrackResult,
+    ahead,
     damped,
     frame_centers,
     motion_between,
     plausibility,
     remember,
+    velocity_after,
 )
 
 HEIGHT, WIDTH = 480, 640
@@ -42,7 +45,9 @@ answers = st.lists(st.tuples(corners, shares), min_size=1, max_size=12)
 policies = st.builds(
     TrackingPolicy,
     recovery=st.booleans(),
+    hold_below=st.none() | shares,
     max_growth=st.floats(1, 8),
+    lead=shares,
     jump_penalty=st.floats(0, 100),
     change_penalty=st.floats(0, 100),
     size_smoothing=st.floats(0, 0.99),
@@ -264,6 +269,51 @@ def test_where_lost_is_said_does_not_move_the_box() -> None:
     one, other = run(held, script), run(early, script)
     assert [r.box for r in one] == [r.box for r in other]
     assert sum(r.lost for r in other) > sum(r.lost for r in one)
+
+
+def moving(step: float, lead: float, confidences: list[float]) -> list[float]:
+    """How far the search region's middle lies ahead of the last box's, in sizes, for a target that moves steadily."""
+    size = math.sqrt(40 * 60)
+    target = Target((300.0, 200.0, 40.0, 60.0), CROP, TrackingPolicy(recovery=True, lead=lead))
+    frame, offsets, x = np.zeros((HEIGHT, WIDTH, 3), np.uint8), [], 320.0
+    for confidence in confidences:
+        last = target.box[0] + target.box[2] / 2
+        window = target.search(frame).window
+        offsets.append((window.x1 + window.side / 2 - last) / size)
+        x += step * size
+        place = (x - window.x1) / window.side
+        target.settle(at(place, 0.5, 40 / window.side, 60 / window.side), confidence, HEIGHT, WIDTH)
+    return offsets
+
+
+def test_the_search_goes_ahead_of_a_fast_target() -> None:
+    rest = 1.5 / math.sqrt(40 * 60)  # the crop's window has whole pixels
+    assert moving(-0.5, 0.0, [0.9] * 8) == pytest.approx([0.0] * 8, abs=rest)
+    led = moving(-0.5, 0.7, [0.9] * 8)
+    assert led[0] == pytest.approx(0.0, abs=rest)
+    assert led[-1] == pytest.approx(-0.7 * (0.5 - 0.1), abs=0.05)
+    assert moving(0.5, 0.7, [0.9] * 8)[-1] == pytest.approx(0.7 * 0.4, abs=0.05)
+    assert moving(0.05, 0.7, [0.9] * 8) == pytest.approx([0.0] * 8, abs=rest)
+
+
+def test_a_held_target_is_looked_for_where_it_was() -> None:
+    rest = 1.5 / math.sqrt(40 * 60)
+    led = moving(-0.3, 0.7, [0.9] * 4 + [0.1] * 2)
+    assert led[4] < -0.08
+    assert led[5] == pytest.approx(0.0, abs=rest)
+
+
+@CALM
+@given(boxes, boxes, st.integers(1, 50), shares)
+def test_what_is_foreseen_is_finite_and_bounded(before: Box, after: Box, frames: int, lead: float) -> None:
+    velocity = velocity_after(UNMOVED, before, after, frames)
+    assert all(map(math.isfinite, velocity))
+    x, y, w, h = ahead(after, velocity, lead)
+    assert (w, h) == after[2:]
+    most = 0.8 * math.sqrt(w * h) * (1 + 1e-6) + 1e-6 * (abs(x) + abs(y))
+    assert abs(x - after[0]) <= most
+    assert abs(y - after[1]) <= most
+    assert ahead(after, velocity, 0.0) == after
 
 
 def test_at_last_the_whole_frame_is_searched() -> None:

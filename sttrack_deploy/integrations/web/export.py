@@ -34,6 +34,7 @@ UNDERSTOOD = {
         "found_above",
         "recovery",
         "hold_below",
+        "lead",
         "growth",
         "max_growth",
         "jump_penalty",

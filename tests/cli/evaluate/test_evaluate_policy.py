@@ -61,7 +61,18 @@ def test_too_few_frames_to_tell_the_rate(invoke: Callable[..., Result]) -> None:
 
 def test_the_tracking_policy_can_be_changed_for_a_run(invoke: Callable[..., Result]) -> None:
     options = ["--max-growth", 4, "--reliable-above", 0.5, "--frame-after", 9, "--no-recover"]
-    options += ["--jump-penalty", 2, "--change-penalty", 1, "--size-smoothing", 0.2, "--hold-below", 0.125]
+    options += [
+        "--jump-penalty",
+        2,
+        "--change-penalty",
+        1,
+        "--size-smoothing",
+        0.2,
+        "--hold-below",
+        0.125,
+        "--lead",
+        0.5,
+    ]
     (report,) = json.loads(invoke(*options, "--json", "-").stdout)["trackers"]
     tracking = {
         "max_growth": 4.0,
@@ -72,5 +83,6 @@ def test_the_tracking_policy_can_be_changed_for_a_run(invoke: Callable[..., Resu
         "change_penalty": 1.0,
         "size_smoothing": 0.2,
         "hold_below": 0.125,
+        "lead": 0.5,
     }
     assert {name: report["tracking"][name] for name in tracking} == tracking

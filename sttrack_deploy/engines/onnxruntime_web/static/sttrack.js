@@ -260,9 +260,10 @@ export class Network {
   }
 }
 
-// --- runtime/priors.py ---------------------------------------------------------------------------------
+// --- runtime/target.py, plausibility ---------------------------------------------------------------------------------
 
 const FREE_JUMP = 0.25, FREE_CHANGE = 0.25, SLACK = 2, MEMORY = 0.2, TILE_STEP = 0.75, SIZE_MEMORY = 0.1;
+const STEADY = 0.1, FASTEST = 0.8, NEWEST = 0.5;
 const STILL = { jump: 0, change: 0 };
 
 function motionBetween(before, after) {
@@ -278,6 +279,19 @@ const remember = (recent, now) => ({
   jump: recent.jump + MEMORY * (now.jump - recent.jump),
   change: recent.change + MEMORY * (now.change - recent.change),
 });
+
+function velocityAfter(velocity, before, after, frames) {
+  const size = Math.sqrt(before[2] * before[3]) * frames;
+  return velocity.map((old, i) => old + NEWEST * ((after[i] + 0.5 * after[i + 2] - before[i] - 0.5 * before[i + 2]) / size - old));
+}
+
+function ahead(box, velocity, lead) {
+  const speed = Math.hypot(...velocity), [x, y, w, h] = box;
+  if (speed <= STEADY || lead <= 0) return box;
+  const step = lead * (1 - STEADY / speed) * Math.sqrt(w * h);
+  const [dx, dy] = velocity.map((value) => step * Math.max(-FASTEST, Math.min(FASTEST, value)));
+  return [x + dx, y + dy, w, h];
+}
 
 function plausibility(now, recent, jumpPenalty, changePenalty) {
   const jump = Math.max(0, now.jump - SLACK * recent.jump - FREE_JUMP);
@@ -310,6 +324,7 @@ export class Target {
   constructor(box, crop, policy) {
     Object.assign(this, { box, crop, policy, around: box, recent: STILL, seen: null });
     Object.assign(this, { lost: false, growth: 1, usualSize: Math.sqrt(box[2] * box[3]), heldFrames: 0 });
+    this.velocity = [0, 0];
   }
 
   template(frame) {
@@ -340,8 +355,10 @@ export class Target {
       const grown = this.growth * policy.growth; // starts over where it has become too wide, as in target.py
       this.growth = grown <= policy.max_growth ? grown : 1;
       this.heldFrames += 1;
+      this.velocity = this.velocity.map((value) => 0.5 * value);
       return;
     }
+    this.velocity = velocityAfter(this.velocity, this.box, box, 1 + this.heldFrames);
     Object.assign(this, { box, growth: 1, heldFrames: 0 });
     if (!lost && confidence >= policy.reliable_above)
       this.usualSize *= (Math.sqrt(box[2] * box[3]) / this.usualSize) ** SIZE_MEMORY;
@@ -381,7 +398,7 @@ export class Target {
   }
 
   region(height, width) {
-    if (this.heldFrames === 0) return this.box;
+    if (this.heldFrames === 0) return ahead(this.box, this.velocity, this.policy.lead);
     const { policy, crop } = this;
     let [x, y, w, h] = this.box, cx = x + 0.5 * w, cy = y + 0.5 * h, size = Math.sqrt(w * h);
     if (policy.reliable_above > 0 && this.usualSize > size) {
@@ -403,6 +420,7 @@ export class Target {
 /** Settings of older manifests, which have no such fields; those of manifest.py. */
 const POLICY = {
   hold_below: null,
+  lead: 0,
   jump_penalty: 0,
   change_penalty: 0,
   size_smoothing: 0,
