@@ -59,7 +59,7 @@ class TrackingPolicy:
         if self.hold_below is None:
             return self.lost_below, self.found_above
         below = min(self.hold_below, self.lost_below)
-        return below, self.found_above - (self.lost_below - below)
+        return below, round(self.found_above - (self.lost_below - below), 6)
 
     def override(self, changes: PolicyChanges) -> TrackingPolicy:
         """A copy with what the user chose.
@@ -68,7 +68,9 @@ class TrackingPolicy:
         """
         chosen: dict[str, Any] = changes.options()
         if changes.lost_below is not None:
-            chosen["found_above"] = min(1.0, changes.lost_below + self.found_above - self.lost_below)
+            chosen["found_above"] = min(
+                1.0, round(changes.lost_below + self.found_above - self.lost_below, 6)
+            )
         return dataclasses.replace(self, **chosen)
 
 

@@ -369,7 +369,7 @@ export class Target {
     if (!policy.recovery) return false;
     if (policy.hold_below === null) return lost;
     const below = Math.min(policy.hold_below, policy.lost_below);
-    const again = policy.found_above - (policy.lost_below - below);
+    const again = Math.round((policy.found_above - (policy.lost_below - below)) * 1e6) / 1e6;
     return !(confidence >= (this.heldFrames > 0 ? again : below));
   }
 
