@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import signal
 import socket
+import threading
+from collections.abc import Iterator
 
 import uvicorn
 
@@ -35,6 +39,24 @@ class Server(uvicorn.Server):
         )
         logging.getLogger("uvicorn.error").addFilter(_is_fault)
         self._service = service
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """SIGHUP (a dropped ssh) ends the server in order too; it stays ignored where it is (``nohup``)."""
+        number = getattr(signal, "SIGHUP", None)
+        with super().capture_signals():
+            if (
+                number is None
+                or threading.current_thread() is not threading.main_thread()
+                or signal.getsignal(number) == signal.SIG_IGN
+            ):
+                yield
+                return
+            before = signal.signal(number, self.handle_exit)
+            try:
+                yield
+            finally:
+                signal.signal(number, before)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """See :class:`uvicorn.Server`."""

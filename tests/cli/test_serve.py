@@ -42,7 +42,8 @@ def follow_a_track(url: str, token: str) -> http.client.HTTPResponse:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals differ on Windows")
-def test_it_starts_answers_and_ends_in_order(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_it_starts_answers_and_ends_in_order(tmp_path: Path, name: str) -> None:
     pytest.importorskip("uvicorn")
     pytest.importorskip("prometheus_client")
     code = "from sttrack_deploy.cli.serve import main; main()"
@@ -73,7 +74,7 @@ def test_it_starts_answers_and_ends_in_order(tmp_path: Path) -> None:
         with follow_a_track(f"http://127.0.0.1:{port}", token) as stream:
             with pytest.raises(urllib.error.HTTPError, match="429"):
                 follow_a_track(f"http://127.0.0.1:{port}", token)
-            server.send_signal(signal.SIGTERM)
+            server.send_signal(getattr(signal, name))
             rest = server.stderr.read()
             stream.read()  # the stream is whole: it was ended, not cut off
         assert server.wait(60) == 0, rest

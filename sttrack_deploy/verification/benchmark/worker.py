@@ -288,7 +288,9 @@ class Worker:
 
 def _serve(pipe: Connection, subject: Subject, clip: Clip, threads: int) -> None:
     """The worker's process: answer until the pipe closes. Blocked on the pipe it uses no CPU."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    for name in ("SIGINT", "SIGHUP"):  # Ctrl-C and a closed terminal are the parent's to answer
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     end_with_parent()
     bench: Bench | None = None
@@ -304,4 +306,7 @@ def _serve(pipe: Connection, subject: Subject, clip: Clip, threads: int) -> None
         except Exception as error:
             text = " ".join(str(error).split())
             answer = (False, text if isinstance(error, UserError) else f"{type(error).__name__}: {text}")
-        pipe.send(answer)
+        try:
+            pipe.send(answer)
+        except OSError:
+            os._exit(0)
