@@ -112,7 +112,7 @@ class Bundle:
         return self.path / str(self.manifest.weights.get("file", ""))
 
 
-def open_bundle(path: Path | None = None, *, verify: bool = True) -> Bundle:
+def open_bundle(path: str | Path | None = None, *, verify: bool = True) -> Bundle:
     """Open a bundle and check its files' hashes.
 
     Args:
@@ -122,6 +122,7 @@ def open_bundle(path: Path | None = None, *, verify: bool = True) -> Bundle:
     Raises:
         UserError: the folder, its manifest or one of its files is missing, altered or of another schema.
     """
+    path = None if path is None else Path(path)
     if path is None or (path == Path(SHIPPED[0]) and not path.exists()):
         path = default_bundle_path()
     elif str(path) in SHIPPED and not path.exists():

@@ -151,6 +151,13 @@ def test_a_key_that_stands_twice_is_told(bundle: Path) -> None:
         open_bundle(bundle)
 
 
+def test_a_text_is_a_path_too(bundle: Path) -> None:
+    """As in every library that takes file names."""
+    assert open_bundle(str(bundle)) == open_bundle(bundle)
+    with pytest.raises(UserError, match="nope is not a bundle"):
+        open_bundle("nope")
+
+
 def test_every_precision_has_its_gate() -> None:
     assert set(GATES) == set(PRECISIONS)
 
