@@ -28,6 +28,7 @@ from sttrack_deploy.evaluation.protocols import DEFAULT_PROTOCOL, PROTOCOLS
 from sttrack_deploy.evaluation.protocols.base import Protocol
 from sttrack_deploy.evaluation.results import DEFAULT_LAYOUT, LAYOUTS
 from sttrack_deploy.evaluation.runner import Shard
+from sttrack_deploy.files import check_folder
 from sttrack_deploy.policy import NO_CHANGES, PolicyChanges
 from sttrack_deploy.records import parse_number
 from sttrack_deploy.runtime.worker_pool import threads_each
@@ -264,6 +265,8 @@ def main(
         return
     check_fit(fit_lost, write_manifest, bundles, engines, results, changes, shard_text)
     check_reports((json_path, html), plots, overwrite=overwrite, inputs=bundles, data=(data,))
+    if out is not None:
+        check_folder(out)
     if html is not None or plots is not None:
         require_pictures()
     shard = None if shard_text is None else Shard.parse(shard_text)

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as ProgressBar
 
 from sttrack_deploy.errors import MissingDependencyError, UsageError, UserError
+from sttrack_deploy.files import check_folder
 from sttrack_deploy.locks import alone_in
 from sttrack_deploy.models.training.material import LAYOUTS, load_material
 from sttrack_deploy.terminal.help import GroupedCommand, heading
@@ -145,6 +146,7 @@ def main(
     except ImportError as error:
         name = error.name or "torch"
         raise MissingDependencyError(name, "training", 'pip install "sttrack-deploy[train]"') from error
+    check_folder(out)
     if is_closed_loop(recipe_path):
         if config is not None or data_places:
             raise UsageError(

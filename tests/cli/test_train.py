@@ -151,6 +151,7 @@ def test_it_starts_from_weights(run: Run, tmp_path: Path) -> None:
         (["--backbone", "none.pth"], 1, "there is no checkpoint none.pth"),
         (["--images", "nope"], 1, "nope is not a folder: name one with photographs (--images)"),
         (["--videos", "nope"], 1, "nope is not a folder"),
+        (["--out", "/dev/null/x"], 1, "cannot write /dev/null/x: /dev/null is a file, not a folder"),
         (["--device", "warp9"], 1, "there is no device 'warp9'"),
         (["--recipe", "none.toml"], 1, "cannot read the recipe none.toml"),
     ],

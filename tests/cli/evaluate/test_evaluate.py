@@ -269,6 +269,16 @@ class TestOtherTrackers:
         assert counting.count == 0
         assert mine.read_bytes() == b"a photo"
 
+    def test_a_folder_that_cannot_be_made_is_told_before_tracking(
+        self, invoke: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        (tmp_path / "file").write_text("")
+        counting = Counting(monkeypatch)
+        result = invoke("--out", tmp_path / "file" / "x")
+        assert result.exit_code == 1
+        assert "is a file, not a folder" in result.stderr
+        assert counting.count == 0
+
     def test_without_matplotlib_it_ends_before_tracking(
         self, invoke: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
