@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -85,3 +87,17 @@ def test_a_folder_that_cannot_be_written(tiny_bundle: Bundle, tmp_path: Path) ->
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write"):
         builder_of("onnxruntime")(tiny_bundle, BuildOptions(out=tmp_path / "file" / "x"), SilentReport())
+
+
+ASKED = """
+import onnxruntime
+asked = []
+onnxruntime.disable_telemetry_events = lambda: asked.append(True)
+import sttrack_deploy.engines.onnxruntime.engine
+print(len(asked))
+"""
+
+
+def test_nothing_is_reported_to_the_runtimes_maker() -> None:
+    done = subprocess.run([sys.executable, "-c", ASKED], capture_output=True, text=True, check=True)
+    assert done.stdout == "1\n"

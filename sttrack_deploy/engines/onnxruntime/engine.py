@@ -64,6 +64,9 @@ __all__ = [
     "session_options",
 ]
 
+# Some of its builds (1.32 for Linux is one) report what they run to their maker; nothing here asks the user about it.
+onnxruntime.disable_telemetry_events()
+
 CPU = "CPUExecutionProvider"
 Provider = str | tuple[str, dict[str, Any]]
 """An execution provider's name, or the name and its options."""

@@ -220,4 +220,5 @@ def frozen_part(network: DenseSTTrack, note: Callable[[str], None] = print) -> F
     except ImportError as error:
         note(f"{error.name} is not installed: the frozen part runs in PyTorch, about four times as slow")
         return _TorchFrozen(backbone, head)
+    onnxruntime.disable_telemetry_events()
     return _OnnxFrozen(backbone, head, network.config.search_size, onnxruntime)
