@@ -220,8 +220,13 @@ class VideoReader:
         Hidden ones (an edit list's) included, as they are in the packets.
         """
         listed = len(self._stream.index_entries)
-        headed = self._stream.frames if self._container.format.name == "avi" else 0  # a cut AVI has no index
-        return max(listed, headed if headed - self._packets > max(2, headed // 100) else 0)
+        base = self._stream.time_base
+        if self._container.format.name != "avi" or not base:
+            return listed
+        # A cut AVI has no index. Its header counts times: those without a frame, which recorders leave, are no loss.
+        headed = self._stream.frames
+        gone = headed - round(self._video_end / base)
+        return max(listed, self._packets + gone if gone > max(2, headed // 100) else 0)
 
     def _announced_end(self) -> tuple[float, float]:
         """When the file should end and when it ends, seconds; the same where the difference may be a rounding."""

@@ -155,6 +155,17 @@ def test_a_cut_file_gives_every_frame_before_the_cut(name: str, tmp_path: Path) 
     assert drain(open_video(path, end=5))[1] == ""  # a range that ends before the cut is whole
 
 
+def test_an_avi_with_gaps_is_whole(tmp_path: Path) -> None:
+    """Recorders write nothing for frames that they missed, and count them in the header."""
+    times = [0.0, *(index / 25 for index in range(7, 18))]
+    path = write_clip(tmp_path / "a.avi", times, "mjpeg", pixels="yuvj420p", base=Fraction(1, 25))
+    with av.open(str(path)) as container:
+        assert container.streams.video[0].frames == 18
+    frames, problem = drain(open_video(path))
+    assert problem == ""
+    assert [frame.time for frame in frames] == pytest.approx(times)
+
+
 @pytest.mark.parametrize(
     ("share", "told"),
     [
