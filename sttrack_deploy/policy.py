@@ -29,7 +29,7 @@ class TrackingPolicy:
             above this as ``found_above`` is above ``lost_below``. ``None``: ``lost_below``, so that a target is held
             just while it is lost; more counts as ``lost_below``. Less: LOST is said early, while the tracker still
             follows.
-        growth: factor by which the search region's side grows with each lost frame.
+        growth: factor by which the search region's side grows with each held frame.
         max_growth: the growth starts over at 1 beyond this.
         lead: share of the recent motion by which the search region goes ahead of the last box; 0: not.
         jump_penalty: how much confidence falls with a jump beyond the recent motion; 0: not.

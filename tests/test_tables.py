@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from sttrack_deploy.bundle import COMPUTE_BF16
+import dataclasses
+import re
+from pathlib import Path
+
+from sttrack_deploy.bundle import COMPUTE_BF16, TrackingPolicy, open_bundle
 from sttrack_deploy.engines.building import BUILDERS
 from sttrack_deploy.engines.openvino.build import PRECISIONS
 from sttrack_deploy.engines.registry import BACKENDS
@@ -50,3 +54,18 @@ def test_formats_of_tracks_are_offered_by_runs_and_by_the_page() -> None:
     assert len({form.suffix for form in FORMATS.values()}) == len(FORMATS)
     assert FORMATS["csv"] == ("csv", "Table", "CSV", ".csv", "text/csv; charset=utf-8")
     assert FORMATS["cvat"] == ("cvat", "CVAT for video", "XML", "_cvat.xml", "application/xml")
+
+
+def test_the_page_of_the_tracking_policy_has_the_defaults_and_the_shipped_bundles() -> None:
+    page = (Path(__file__).parents[1] / "docs/tracking-policy.md").read_text("utf-8")
+    rows = re.findall(r"^\| `(\w+)` \|[^|]*\| ([^|]+) \|", page, re.M)
+    usual, shipped = TrackingPolicy(), open_bundle().manifest.tracking
+    assert {name for name, _ in rows} == {field.name for field in dataclasses.fields(usual)}
+    for name, text in rows:
+        default, ours = getattr(usual, name), getattr(shipped, name)
+        said = re.search(r"\((\S+) in `sttrack-nano`\)", text)
+        assert (said is not None) == (ours != default), name
+        if said is not None:
+            assert said[1] == ("on" if ours is True else f"{ours:g}"), name
+        if isinstance(default, float):
+            assert float(text.split()[0].rstrip(":")) == default, name

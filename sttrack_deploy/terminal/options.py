@@ -126,7 +126,7 @@ _TRACKING_OPTIONS = (
     click.option(
         "--frame-after",
         type=Integer(0, MOST_FRAMES),
-        help="Lost frames after which every second search looks at another part of the whole frame; 0: never.",
+        help="Held frames after which every second search looks at another part of the whole frame; 0: never.",
     ),
     click.option(
         "--jump-penalty",
