@@ -5,6 +5,7 @@ With a network that takes a millisecond and clips of a few frames. See ``hostile
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -246,11 +247,12 @@ def altered(draw: st.DrawFn, document: Any) -> Any:
         for key in way:
             holder = holder[key]
         if draw(st.booleans()) or not isinstance(holder, dict):
-            holder[last] = draw(st.sampled_from(VALUES) | st.floats() | st.integers())
+            # Copies: a later change inside of one must not change VALUES, nor make a value hold itself.
+            holder[last] = copy.deepcopy(draw(st.sampled_from(VALUES) | st.floats() | st.integers()))
         elif draw(st.booleans()):
             del holder[last]
         else:
-            holder[draw(st.sampled_from([*map(str, holder), "new"]))] = holder[last]
+            holder[draw(st.sampled_from([*map(str, holder), "new"]))] = copy.deepcopy(holder[last])
     return document
 
 
