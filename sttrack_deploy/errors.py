@@ -1,4 +1,4 @@
-"""The two errors a user can meet.
+"""The two errors a user can meet, and how another one's text is quoted in their line.
 
 Everything that is the user's to fix (a missing file, a box outside the image, a missing package) is
 raised as :class:`UserError` with one line that says what happened, the value seen, what is allowed and
@@ -7,7 +7,12 @@ what to type next. The command line turns it into that line and an exit code; an
 
 from __future__ import annotations
 
-__all__ = ["MissingDependencyError", "UsageError", "UserError"]
+__all__ = ["MissingDependencyError", "UsageError", "UserError", "one_line"]
+
+
+def one_line(text: object, most: int | None = None) -> str:
+    """The text with every run of spaces and line breaks as one space, cut to ``most`` characters."""
+    return " ".join(str(text).split())[:most]
 
 
 class UserError(Exception):

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from sttrack_deploy.errors import UserError
+from sttrack_deploy.errors import UserError, one_line
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -195,7 +195,7 @@ def parse_toml(text: str, where: str) -> dict[str, Any]:
 
 
 def _reason(error: Exception) -> str:
-    return "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())[:200]
+    return "nested too deeply" if isinstance(error, RecursionError) else one_line(error, 200)
 
 
 def fill(kind: type[T], values: Any, where: str) -> T:

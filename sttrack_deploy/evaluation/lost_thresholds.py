@@ -128,10 +128,11 @@ def write_thresholds(bundle: Bundle, fit: LostFit) -> Path:
     Raises:
         UserError: it cannot be written.
     """
-    tracking = bundle.manifest.tracking
-    if tracking.recovery:
-        tracking = dataclasses.replace(tracking, hold_below=min(tracking.held[0], fit.lost_below))
-    tracking = dataclasses.replace(tracking, lost_below=fit.lost_below, found_above=fit.found_above)
+    old = bundle.manifest.tracking
+    hold = min(old.held[0], fit.lost_below) if old.recovery else old.hold_below
+    tracking = dataclasses.replace(
+        old, lost_below=fit.lost_below, found_above=fit.found_above, hold_below=hold
+    )
     path = bundle.path / MANIFEST
     with atomic_path(path) as temporary:
         temporary.write_text(

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from sttrack_deploy.bundle import open_bundle
 from sttrack_deploy.engines.registry import DEFAULT_BACKEND, load_engine
-from sttrack_deploy.errors import UsageError, UserError
+from sttrack_deploy.errors import UsageError, UserError, one_line
 from sttrack_deploy.files import atomic_path, sha256_of
 from sttrack_deploy.geometry import Box
 from sttrack_deploy.policy import NO_CHANGES, PolicyChanges
@@ -144,7 +144,7 @@ def _guarded(
     except UserError as error:
         return SequenceFailure(sequence.name, str(error))
     except Exception as error:  # a back end's own: one bad sequence must not cost the others
-        text = " ".join(str(error).split())
+        text = one_line(error)
         return SequenceFailure(sequence.name, f"{type(error).__name__}: {text}" if text else repr(error))
 
 

@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 import sttrack_deploy
-from sttrack_deploy.errors import UsageError, UserError
+from sttrack_deploy.errors import UsageError, UserError, one_line
 from sttrack_deploy.files import atomic_path
 from sttrack_deploy.policy import NO_CHANGES, PolicyChanges
 from sttrack_deploy.runtime.tracker import Tracker
@@ -225,7 +225,7 @@ def _read(text: str, where: str) -> dict[str, dict[str, str]]:
     try:
         parser.read_string(text)
     except configparser.Error as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise UserError(f"{where} cannot be read ({reason}); fix it, or delete it") from error
     return {name: dict(parser[name]) for name in parser.sections()}
 

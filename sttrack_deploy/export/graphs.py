@@ -25,7 +25,7 @@ from sttrack_deploy.bundle import (
     StateSpec,
     TensorSpec,
 )
-from sttrack_deploy.errors import UsageError, UserError
+from sttrack_deploy.errors import UsageError, UserError, one_line
 from sttrack_deploy.export.graph_rewrites import StreamlinedDense, streamlined
 from sttrack_deploy.models.corner_network import STTrack, TrackState
 from sttrack_deploy.models.dense_network import DenseState, DenseSTTrack
@@ -199,7 +199,7 @@ def build_onnx(source: GraphSource, opset: int, dynamic_batch: bool) -> onnx.Mod
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise UserError(f"the exported graph is not valid ONNX: {reason}") from error
     return model
 

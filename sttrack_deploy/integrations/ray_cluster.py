@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
-from sttrack_deploy.errors import MissingDependencyError, UserError
+from sttrack_deploy.errors import MissingDependencyError, UserError, one_line
 from sttrack_deploy.runtime.multi_tracker import MultiTracker
 from sttrack_deploy.runtime.video_list import ListSettings, VideoJob, VideoReport, track_video
 
@@ -53,7 +53,7 @@ def track_on_ray(
         else:
             ray.init(address=address, **shared)
     except Exception as error:  # Ray's own, gRPC's, the system's
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, 200)
         raise UserError(
             f"cannot reach a Ray cluster at {address}: {reason}; start one with: ray start --head"
         ) from error

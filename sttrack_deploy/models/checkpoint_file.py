@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sttrack_deploy.errors import UserError
+from sttrack_deploy.errors import UserError, one_line
 from sttrack_deploy.records import show
 
 __all__ = ["check_usable", "few", "read_weights"]
@@ -109,7 +109,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     except UserError:
         raise
     except Exception as error:  # a damaged pickle fails in any way
-        reason = " ".join((str(error) or type(error).__name__).split())[:160]
+        reason = one_line(str(error) or type(error).__name__, 160)
         raise UserError(
             f"{path} is not a PyTorch checkpoint, or is cut short or corrupt ({reason})"
         ) from error

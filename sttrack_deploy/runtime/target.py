@@ -79,15 +79,20 @@ class Velocity(NamedTuple):
 UNMOVED = Velocity(0.0, 0.0)
 
 
+def _shift(before: Box, after: Box) -> tuple[float, float]:
+    """How far the center moved, in pixels to the right and down."""
+    dx = after[0] + 0.5 * after[2] - before[0] - 0.5 * before[2]
+    dy = after[1] + 0.5 * after[3] - before[1] - 0.5 * before[3]
+    return dx, dy
+
+
 def motion_between(before: Box, after: Box) -> Motion:
     """What happened from one box to the other."""
     side = math.sqrt(before[2] * before[3])
-    dx = after[0] + 0.5 * after[2] - before[0] - 0.5 * before[2]
-    dy = after[1] + 0.5 * after[3] - before[1] - 0.5 * before[3]
     # Logarithms, so that the product of two extreme ratios cannot overflow before the end.
     size = abs(math.log(math.sqrt(after[2] * after[3]) / side))
     aspect = abs(math.log(after[2] / after[3]) - math.log(before[2] / before[3]))
-    return Motion(math.hypot(dx, dy) / side, math.expm1(min(size + aspect, 50.0)))
+    return Motion(math.hypot(*_shift(before, after)) / side, math.expm1(min(size + aspect, 50.0)))
 
 
 def remember(recent: Motion, now: Motion) -> Motion:
@@ -98,8 +103,9 @@ def remember(recent: Motion, now: Motion) -> Motion:
 def velocity_after(velocity: Velocity, before: Box, after: Box, frames: int) -> Velocity:
     """The velocity once a box was found ``frames`` frames after the one before; an exponential average."""
     size = math.sqrt(before[2] * before[3]) * frames
-    now = (after[i] + 0.5 * after[i + 2] - before[i] - 0.5 * before[i + 2] for i in (0, 1))
-    return Velocity(*(old + NEWEST * (new / size - old) for old, new in zip(velocity, now, strict=True)))
+    return Velocity(
+        *(old + NEWEST * (new / size - old) for old, new in zip(velocity, _shift(before, after), strict=True))
+    )
 
 
 def ahead(box: Box, velocity: Velocity, lead: float) -> Box:

@@ -25,7 +25,7 @@ from rich.progress import (
 )
 
 from sttrack_deploy import __version__
-from sttrack_deploy.errors import UserError
+from sttrack_deploy.errors import UserError, one_line
 from sttrack_deploy.terminal.help import GENERAL, heading
 
 __all__ = [
@@ -127,7 +127,7 @@ def _explain(error: Exception) -> NoReturn:
             _end(f"error: cannot write standard output: {error.strerror}")
         name = f"{_text(error.filename)}: " if error.filename is not None else ""
         _end(f"error: {name}{error.strerror or error}")
-    text = " ".join(str(error).split()) or "no message"
+    text = one_line(error) or "no message"
     _end(f"error: unexpected {type(error).__name__}: {text}; run again with --debug and report it")
 
 

@@ -50,7 +50,7 @@ from sttrack_deploy.engines.building import (
     folder_of,
     kept_in,
 )
-from sttrack_deploy.errors import UserError
+from sttrack_deploy.errors import UserError, one_line
 
 __all__ = [
     "CPU",
@@ -117,7 +117,7 @@ def open_session(
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=list(providers))
     except Exception as error:  # ONNX Runtime raises a dozen unrelated classes
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise UserError(f"ONNX Runtime cannot load {path}: {reason}; export the bundle again") from error
     inputs, outputs = (
         {port.name: (_DTYPES.get(port.type, port.type), tuple(port.shape)) for port in side}

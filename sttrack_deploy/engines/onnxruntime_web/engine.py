@@ -22,7 +22,7 @@ import numpy.typing as npt
 from sttrack_deploy.bundle import Bundle
 from sttrack_deploy.engines.base import Arrays, BoolArray, EngineState, Prediction, UInt8Array, graph_inputs
 from sttrack_deploy.engines.onnxruntime_web.package import PACKAGE, find_runtime
-from sttrack_deploy.errors import MissingDependencyError, UserError
+from sttrack_deploy.errors import MissingDependencyError, UserError, one_line
 
 __all__ = [
     "INSTALL",
@@ -173,7 +173,7 @@ class Browser:
             self.driver: Any = webdriver.Chrome(options=options, service=service)
         except WebDriverException as error:
             shutil.rmtree(profile, ignore_errors=True)
-            reason = " ".join(str(error.msg).split())[:300]
+            reason = one_line(error.msg, 300)
             raise UserError(
                 f"Chromium does not start: {reason}; run {chromium} --headless to see why"
             ) from error
@@ -197,7 +197,7 @@ class Browser:
         try:
             answer = self.driver.execute_async_script(script, *arguments)
         except WebDriverException as error:
-            reason = " ".join(str(error.msg).split())[:300]
+            reason = one_line(error.msg, 300)
             raise UserError(f"Chromium did not answer: {reason}") from error
         if "error" in answer:
             raise UserError(f"the page in Chromium failed: {answer['error']}")

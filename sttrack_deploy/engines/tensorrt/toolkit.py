@@ -10,7 +10,7 @@ from typing import Any
 
 from sttrack_deploy.engines.cuda import open_cuda
 from sttrack_deploy.engines.cuda.memory import Cuda, Device
-from sttrack_deploy.errors import MissingDependencyError, UserError
+from sttrack_deploy.errors import MissingDependencyError, UserError, one_line
 
 __all__ = [
     "FLAVORS",
@@ -110,7 +110,7 @@ def open_toolkit(flavor: Flavor) -> Toolkit:
     try:
         trt = importlib.import_module(flavor.module)
     except (ImportError, OSError) as error:  # its libraries may be missing or be for another CUDA
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise UserError(
             f"{flavor.title} cannot be loaded ({reason}); install it again: {flavor.install}"
         ) from error

@@ -13,7 +13,7 @@ from typing import Any
 import onnx
 
 from sttrack_deploy.bundle import MANIFEST, Bundle, GraphSpec, LayoutSpec, open_bundle
-from sttrack_deploy.errors import UserError
+from sttrack_deploy.errors import UserError, one_line
 from sttrack_deploy.export.graphs import add_metadata, tensor_specs
 from sttrack_deploy.export.operator_check import check_operators
 from sttrack_deploy.files import sha256_of
@@ -57,7 +57,7 @@ def check_graph(model: onnx.ModelProto, name: str, tensorrt: bool) -> None:
         onnx.checker.check_model(model, full_check=True)
         onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise UserError(f"the converted {name} is not valid ONNX: {reason}; report this") from error
     if tensorrt:
         check_operators(model, name)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sttrack_deploy.errors import UserError
+from sttrack_deploy.errors import UserError, one_line
 from sttrack_deploy.files import atomic_path
 from sttrack_deploy.models.checkpoint_file import check_usable, read_weights
 from sttrack_deploy.models.config import ModelConfig
@@ -135,7 +135,7 @@ def checkpoint_of_a_run(where: Path) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # a foreign file fails in any way
-        reason = " ".join((str(error) or type(error).__name__).split())[:160]
+        reason = one_line(str(error) or type(error).__name__, 160)
         raise UserError(
             f"{where} holds no checkpoint that this run can go on from ({reason}); choose another --out, or delete it"
         ) from error

@@ -26,7 +26,7 @@ from sttrack_deploy.bundle import open_bundle
 from sttrack_deploy.cropping import search_crop, template_crop
 from sttrack_deploy.engines.base import Engine, Operator
 from sttrack_deploy.engines.registry import load_engine, load_profiled
-from sttrack_deploy.errors import UserError
+from sttrack_deploy.errors import UserError, one_line
 from sttrack_deploy.evaluation.runner import SingleTargetTracker
 from sttrack_deploy.geometry import Box
 from sttrack_deploy.runtime.tracker import Tracker
@@ -304,7 +304,7 @@ def _serve(pipe: Connection, subject: Subject, clip: Clip, threads: int) -> None
                 bench = Bench(subject, clip, threads)
             answer: tuple[bool, Any] = (True, getattr(bench, method)(*arguments))
         except Exception as error:
-            text = " ".join(str(error).split())
+            text = one_line(error)
             answer = (False, text if isinstance(error, UserError) else f"{type(error).__name__}: {text}")
         try:
             pipe.send(answer)

@@ -266,13 +266,14 @@ const FREE_JUMP = 0.25, FREE_CHANGE = 0.25, SLACK = 2, MEMORY = 0.2, TILE_STEP =
 const STEADY = 0.1, FASTEST = 0.8, NEWEST = 0.5;
 const STILL = { jump: 0, change: 0 };
 
+const shift = (before, after) =>
+  [0, 1].map((i) => after[i] + 0.5 * after[i + 2] - before[i] - 0.5 * before[i + 2]);
+
 function motionBetween(before, after) {
   const side = Math.sqrt(before[2] * before[3]);
-  const dx = after[0] + 0.5 * after[2] - before[0] - 0.5 * before[2];
-  const dy = after[1] + 0.5 * after[3] - before[1] - 0.5 * before[3];
   const size = Math.abs(Math.log(Math.sqrt(after[2] * after[3]) / side));
   const aspect = Math.abs(Math.log(after[2] / after[3]) - Math.log(before[2] / before[3]));
-  return { jump: Math.hypot(dx, dy) / side, change: Math.expm1(Math.min(size + aspect, 50)) };
+  return { jump: Math.hypot(...shift(before, after)) / side, change: Math.expm1(Math.min(size + aspect, 50)) };
 }
 
 const remember = (recent, now) => ({
@@ -282,7 +283,8 @@ const remember = (recent, now) => ({
 
 function velocityAfter(velocity, before, after, frames) {
   const size = Math.sqrt(before[2] * before[3]) * frames;
-  return velocity.map((old, i) => old + NEWEST * ((after[i] + 0.5 * after[i + 2] - before[i] - 0.5 * before[i + 2]) / size - old));
+  const moved = shift(before, after);
+  return velocity.map((old, i) => old + NEWEST * (moved[i] / size - old));
 }
 
 function ahead(box, velocity, lead) {

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sttrack_deploy.errors import UserError
+from sttrack_deploy.errors import UserError, one_line
 from sttrack_deploy.models.config import ModelConfig, preset
 from sttrack_deploy.models.dense_network import DenseSTTrack
 from sttrack_deploy.models.nanotrack import NanoBackbone, NanoHead, NanoKernels, NanoMaps, read_nanotrack
@@ -102,7 +102,7 @@ def network_to_train(
         network.backbone.load_state_dict(weights["backbone"])
         network.correlation.load_state_dict(weights["head"])
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, 200)
         raise UserError(f"{nanotrack} does not fit the network {config.name} ({reason})") from error
     return network
 
