@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,11 +19,14 @@ from sttrack_deploy.records import parse_number, show
 
 __all__ = [
     "Box",
+    "BoxCorrection",
     "CropWindow",
     "box_from_crop",
     "box_from_window",
     "clip_box",
     "context_box",
+    "corrected",
+    "correction_between",
     "crop_window",
     "iou",
     "parse_box",
@@ -35,6 +39,10 @@ FloatArray = npt.NDArray[np.float64]
 
 CLIP_MARGIN = 10.0
 """Pixels of every box that stay inside the image, and its least width and height (published tracker)."""
+LARGEST_CORRECTION = 0.3
+"""Of each number of a :class:`BoxCorrection`, up or down."""
+SAME_TARGET = 0.25
+"""IoU of two boxes from which their difference is taken for a matter of taste, not of what they are around."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +179,48 @@ def clip_box(box: Sequence[float], height: int, width: int, margin: float = CLIP
     x1, y1 = min(max(0.0, x), width - margin), min(max(0.0, y), height - margin)
     x2, y2 = min(max(margin, x2), float(width)), min(max(margin, y2), float(height))
     return x1, y1, max(margin, x2 - x1), max(margin, y2 - y1)
+
+
+class BoxCorrection(NamedTuple):
+    """What makes a predicted box the one that was meant; see :func:`corrected`.
+
+    Attributes:
+        x, y: how far the center goes, over the predicted box's width and height.
+        width, height: logarithms of the factors of width and height.
+    """
+
+    x: float = 0.0
+    y: float = 0.0
+    width: float = 0.0
+    height: float = 0.0
+
+
+def correction_between(predicted: Box, given: Box, share: float) -> BoxCorrection:
+    """The correction that takes a predicted box part of the way to the given one, at most ``LARGEST_CORRECTION``.
+
+    Args:
+        share: of the way, 0 to 1.
+
+    Returns:
+        No correction where the boxes hardly overlap: they are then not around the same thing.
+    """
+    if share <= 0 or not iou(predicted, given) >= SAME_TARGET:
+        return BoxCorrection()
+    moved = ((given[i] + 0.5 * given[i + 2] - predicted[i] - 0.5 * predicted[i + 2]) for i in (0, 1))
+    full = (
+        *(step / side for step, side in zip(moved, predicted[2:], strict=True)),
+        *(math.log(given[i] / predicted[i]) for i in (2, 3)),
+    )
+    return BoxCorrection(*(max(-LARGEST_CORRECTION, min(LARGEST_CORRECTION, share * v)) for v in full))
+
+
+def corrected(box: Box, correction: BoxCorrection) -> Box:
+    """A predicted box, moved and scaled by a correction; not clipped."""
+    x, y, w, h = box
+    dx, dy, log_width, log_height = correction
+    cx, cy = x + (0.5 + dx) * w, y + (0.5 + dy) * h
+    w, h = w * math.exp(log_width), h * math.exp(log_height)
+    return cx - 0.5 * w, cy - 0.5 * h, w, h
 
 
 def iou(a: npt.ArrayLike, b: npt.ArrayLike) -> FloatArray:

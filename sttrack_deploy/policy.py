@@ -35,6 +35,8 @@ class TrackingPolicy:
         jump_penalty: how much confidence falls with a jump beyond the recent motion; 0: not.
         change_penalty: the same for a sudden change of size and aspect.
         size_smoothing: share of a change of size that is held back at confidence 1, more at less; 0: none is.
+        box_correction: share of the difference between the network's box on the first frame and the box that was
+            given there which is undone on every later frame; 0: none, and no look at the first frame.
         reliable_above: while held, the search region is as for the usual size on frames of at least this confidence
             where the last box is smaller; 0: as for the last box.
         frame_after: after so many held frames, every second search is at another place of the whole frame; 0: never.
@@ -50,6 +52,7 @@ class TrackingPolicy:
     jump_penalty: Annotated[float, Within(0, 1000)] = 0.0
     change_penalty: Annotated[float, Within(0, 1000)] = 0.0
     size_smoothing: Annotated[float, Within(0, 0.99)] = 0.0
+    box_correction: Share = 0.0
     reliable_above: Share = 0.0
     frame_after: Annotated[int, Within(0, 1_000_000)] = 0
 
@@ -86,6 +89,7 @@ class PolicyChanges:
     jump_penalty: float | None = None
     change_penalty: float | None = None
     size_smoothing: float | None = None
+    box_correction: float | None = None
     reliable_above: float | None = None
     frame_after: int | None = None
 

@@ -9,10 +9,14 @@ from hypothesis import strategies as st
 
 from sttrack_deploy.errors import UsageError
 from sttrack_deploy.geometry import (
+    LARGEST_CORRECTION,
+    BoxCorrection,
     box_from_crop,
     box_from_window,
     clip_box,
     context_box,
+    corrected,
+    correction_between,
     crop_window,
     iou,
     parse_box,
@@ -246,3 +250,40 @@ def test_context_gives_thin_targets_more_room_and_keeps_the_middle() -> None:
     assert crop_window(context_box(thin, 0.0), 4.0) == crop_window(thin, 4.0)
     with pytest.raises(UsageError, match="no area"):
         context_box((1, 2, 0, 5), 0.5)
+
+
+shares = st.floats(0, 1)
+near = st.floats(-0.25, 0.25)
+
+
+@given(boxes, near, near, near, near, shares)
+def test_a_correction_takes_a_box_to_the_one_that_was_meant(
+    predicted: tuple[float, ...], dx: float, dy: float, wider: float, higher: float, share: float
+) -> None:
+    x, y, w, h = predicted
+    given_box = corrected((x, y, w, h), BoxCorrection(dx, dy, wider, higher))
+    assert iou(predicted, given_box) > 0.25
+    full = correction_between((x, y, w, h), given_box, 1.0)
+    assert full == pytest.approx((dx, dy, wider, higher), abs=1e-6)
+    assert corrected((x, y, w, h), full) == pytest.approx(given_box, rel=1e-6, abs=1e-6)
+    part = correction_between((x, y, w, h), given_box, share)
+    assert part == pytest.approx([share * value for value in full], abs=1e-6)
+
+
+@given(boxes, boxes, shares)
+def test_corrections_are_bounded_and_only_for_boxes_around_the_same(
+    predicted: tuple[float, float, float, float], meant: tuple[float, float, float, float], share: float
+) -> None:
+    correction = correction_between(predicted, meant, share)
+    assert all(abs(value) <= LARGEST_CORRECTION for value in correction)
+    if iou(predicted, meant) < 0.25 or share == 0:
+        assert correction == BoxCorrection()
+        assert corrected(predicted, correction) == pytest.approx(predicted)
+
+
+def test_a_correction_of_known_boxes() -> None:
+    # Given: twice as wide to the right, a quarter less high from below.
+    assert correction_between((10, 20, 40, 80), (10, 20, 80, 60), 0.4) == pytest.approx(
+        (0.4 * 0.5, -0.4 * 0.125, 0.4 * math.log(2), 0.4 * math.log(0.75))
+    )
+    assert correction_between((10, 20, 40, 80), (10, 20, 80, 60), 1.0).width == LARGEST_CORRECTION

@@ -162,6 +162,7 @@ class MultiTracker:
 
         Raises:
             UsageError: the frame or a box cannot be used; tracks that were running go on.
+            UserError: the network's numbers are not finite; the same.
         """
         check_frame(frame)
         if not hasattr(boxes, "__len__") or not len(boxes):
@@ -171,13 +172,27 @@ class MultiTracker:
         valid = [validate_box(box, height, width) for box in boxes]
         targets = [Target(box, crop, self.policy) for box in valid]
         started = time.perf_counter()
-        crops = [target.template(frame) for target in targets]
+        templates = list(self._batches([target.template(frame) for target in targets]))
         cropped = time.perf_counter()
-        self._states = [self.engine.initial_state(*batch) for batch in self._batches(crops)]
+        if self.policy.box_correction > 0:
+            self._correct(frame, targets, templates)
+        self._states = [self.engine.initial_state(*batch) for batch in templates]
         self.timings = StepTimings(cropped - started, time.perf_counter() - cropped)
         self._targets = targets
         self._frame = 0
         self._shape = (height, width, 3)
+
+    def _correct(self, frame: Frame, targets: Sequence[Target], templates: Sequence[Batch]) -> None:
+        """Look for the targets on the frame they start on, where their boxes are known."""
+        boxes: list[npt.NDArray[np.float32]] = []
+        searches = self._batches([target.search(frame) for target in targets])
+        for template, search in zip(templates, searches, strict=True):
+            # A state is used up by its step, and the track is to begin with a fresh one.
+            prediction, _ = self.engine.step(*search, self.engine.initial_state(*template))
+            check_finite(self.engine.name, prediction, 0)
+            boxes += list(prediction.box)
+        for target, box in zip(targets, boxes, strict=False):
+            target.learn_correction(box, *frame.shape[:2])
 
     def update(self, frame: Frame) -> list[TrackResult]:
         """Find every target in the next frame; results in the order of the boxes given to ``init``.

@@ -16,7 +16,17 @@ import numpy.typing as npt
 
 from sttrack_deploy.bundle import CropSpec, TrackingPolicy
 from sttrack_deploy.cropping import Crop, search_crop, template_crop
-from sttrack_deploy.geometry import Box, box_from_crop, box_from_window, clip_box, context_box
+from sttrack_deploy.geometry import (
+    LARGEST_CORRECTION,
+    Box,
+    BoxCorrection,
+    box_from_crop,
+    box_from_window,
+    clip_box,
+    context_box,
+    corrected,
+    correction_between,
+)
 from sttrack_deploy.records import Within
 
 __all__ = [
@@ -179,6 +189,8 @@ Frame = npt.NDArray[np.uint8]
 SIZE_MEMORY = 0.1
 """Weight of the newest reliable frame in the usual size: about the last ten count."""
 
+_Correction = Annotated[float, Within(-LARGEST_CORRECTION, LARGEST_CORRECTION)]
+
 
 class TrackResult(NamedTuple):
     """One frame's result for one target.
@@ -207,6 +219,7 @@ class TargetMemory:
     held_frames: Annotated[int, Within(0)]
     recent: tuple[Annotated[float, Within(0)], Annotated[float, Within(0)]]
     velocity: tuple[float, float]
+    correction: tuple[_Correction, _Correction, _Correction, _Correction]
 
 
 class Target:
@@ -219,6 +232,7 @@ class Target:
         usual_size: ``sqrt(w * h)`` on reliable frames, an exponential average of its logarithm; pixels.
         held_frames: since its box was last followed; 0 without recovery.
         velocity: of its box on the last frames; it dies away while the box is held.
+        correction: of the network's boxes, by what it saw on the first frame.
     """
 
     __slots__ = (
@@ -228,6 +242,7 @@ class Target:
         "_recent",
         "_seen",
         "box",
+        "correction",
         "growth",
         "held_frames",
         "lost",
@@ -243,6 +258,7 @@ class Target:
         self.usual_size = math.sqrt(box[2] * box[3])
         self.held_frames = 0
         self.velocity = UNMOVED
+        self.correction = BoxCorrection()
         self._around = box
         self._crop = crop
         self._policy = policy
@@ -251,16 +267,15 @@ class Target:
 
     def memory(self) -> TargetMemory:
         """What it knows between two frames."""
-        recent = self._recent.jump, self._recent.change
-        return TargetMemory(
-            self.box, self.lost, self.growth, self.usual_size, self.held_frames, recent, self.velocity
-        )
+        motion = self._recent, self.velocity, self.correction
+        return TargetMemory(self.box, self.lost, self.growth, self.usual_size, self.held_frames, *motion)
 
     def recall(self, memory: TargetMemory) -> None:
         """Go on from what another one knew."""
         self.box, self.lost, self.growth = memory.box, memory.lost, memory.growth
         self.usual_size, self.held_frames = memory.usual_size, memory.held_frames
         self._recent, self.velocity = Motion(*memory.recent), Velocity(*memory.velocity)
+        self.correction = BoxCorrection(*memory.correction)
 
     def template(self, frame: Frame) -> Crop:
         """The crop to start on."""
@@ -280,15 +295,30 @@ class Target:
             confidence: 0..1.
             height, width: of the frame, pixels.
         """
+        found = clip_box(corrected(self._found(box), self.correction), height, width)
+        result = self._judge(found, confidence, height, width)
+        self.believe(result)
+        return result
+
+    def learn_correction(self, box: npt.NDArray[np.float32], height: int, width: int) -> None:
+        """Take the network's answer on the first frame, where the right box is known, to correct later ones by.
+
+        What belongs to a target is a matter of taste: a shadow, a racket, the legs. The given box says it, and how the
+        network sees it differently stays much the same.
+
+        Args:
+            box, height, width: as of :meth:`settle`, about a :meth:`search` on the frame that the target starts on.
+        """
+        found = clip_box(self._found(box), height, width)
+        self.correction = correction_between(found, self.box, self._policy.box_correction)
+
+    def _found(self, box: npt.NDArray[np.float32]) -> Box:
+        """The network's answer in pixels of the frame, as it is."""
         assert self._seen is not None
         seen, corners = self._seen, box.tolist()
         if self._crop.snapped:
-            found = box_from_window(corners, seen.window)
-        else:
-            found = box_from_crop(corners, self._around, self._crop.search_size, seen.resize_factor)
-        result = self._judge(clip_box(found, height, width), confidence, height, width)
-        self.believe(result)
-        return result
+            return box_from_window(corners, seen.window)
+        return box_from_crop(corners, self._around, self._crop.search_size, seen.resize_factor)
 
     def believe(self, result: TrackResult) -> None:
         """Carry on from a frame's result, this tracker's own or one that is known from before."""

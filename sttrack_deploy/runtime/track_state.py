@@ -26,7 +26,7 @@ from sttrack_deploy.runtime.target import TargetMemory
 __all__ = ["TrackerState", "pack", "unpack"]
 
 MAGIC = b"STTRACK\x01"
-VERSION: Final = 2
+VERSION: Final = 3
 MOST_HEADER = 4 << 20
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -50,7 +50,7 @@ class TrackerState:
 
 @dataclass(frozen=True, slots=True)
 class _Header:
-    version: Literal[2]
+    version: Literal[3]
     model: str
     network: str
     frame: tuple[Annotated[int, Within(1, 1 << 16)], Annotated[int, Within(1, 1 << 16)]]

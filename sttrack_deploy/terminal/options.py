@@ -143,6 +143,12 @@ _TRACKING_OPTIONS = (
         type=Number(0, 0.99),
         help="Share of each change of size that is held back at full confidence, more at less; 0: off.",
     ),
+    click.option(
+        "--box-correction",
+        type=Number(0, 1),
+        help="Share of the difference between the network's box on the first frame and the given one that is undone "
+        "on later frames; 0: off.",
+    ),
 )
 
 

@@ -113,6 +113,7 @@ def test_closed_loop_in_javascript_gives_the_boxes_of_python(
             jump_penalty=1.0,
             change_penalty=0.5,
             size_smoothing=0.3,
+            box_correction=0.9,
             frame_after=2,
             lost_below=0.5,
             found_above=0.6,

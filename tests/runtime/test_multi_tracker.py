@@ -14,8 +14,8 @@ from blobs import BlobEngine, frame, manifest, truth
 from sttrack_deploy.bundle import Bundle, TrackingPolicy
 from sttrack_deploy.engines.base import Prediction
 from sttrack_deploy.engines.registry import load_engine
-from sttrack_deploy.errors import UsageError
-from sttrack_deploy.geometry import Box, iou
+from sttrack_deploy.errors import UsageError, UserError
+from sttrack_deploy.geometry import Box, BoxCorrection, iou
 from sttrack_deploy.runtime.demo import DemoClip
 from sttrack_deploy.runtime.multi_tracker import MultiTracker, calls_for
 from sttrack_deploy.runtime.tracker import Tracker
@@ -124,6 +124,46 @@ def test_a_start_that_fails_leaves_the_tracks_alone() -> None:
     for bad in ([], [BOXES[0], (5, 5, 0, 9)], [BOXES[0], (900, 900, 9, 9)]):
         with pytest.raises(UsageError):
             tracker.init(scene(list(BOXES)), bad)
+    assert len(tracker.update(scene(list(BOXES)))) == 4
+
+
+@pytest.mark.parametrize("batch", ["dynamic", 1, 3])
+def test_boxes_keep_to_how_they_were_given(batch: int | Literal["dynamic"]) -> None:
+    """The engine sees the squares; each was given otherwise, and is reported half of that otherwise."""
+    tracker, engine = make(batch, replace(POLICY, box_correction=0.5))
+    given: list[Box] = [(20, 60, 24, 36), (115, 100, 34, 24), (240, 40, 24, 24), (265, 166, 18, 16)]
+    tracker.init(scene(list(BOXES)), given)
+    states = [count for state in tracker.states for count in state]
+    assert set(states) == {0}, "the track begins with a state that no step has used"
+    looked = engine.calls
+    results = tracker.update(scene(list(BOXES)))
+    assert engine.calls == 2 * looked
+    for result, square, wanted in zip(results, BOXES, given, strict=True):
+        halfway = [(s * w) ** 0.5 for s, w in zip(square[2:], wanted[2:], strict=True)]
+        assert result.box[2:] == pytest.approx(halfway, abs=1.5)
+        middle = [
+            0.5 * (s + sw / 2 + x + w / 2)
+            for s, sw, x, w in zip(square[:2], square[2:], wanted[:2], wanted[2:], strict=True)
+        ]
+        assert [x + w / 2 for x, w in zip(result.box[:2], result.box[2:], strict=True)] == pytest.approx(
+            middle, abs=1.5
+        )
+
+
+def test_what_is_around_something_else_corrects_nothing() -> None:
+    tracker, _ = make(1, replace(POLICY, box_correction=1.0))
+    tracker.init(scene([(60, 60, 24, 24)]), [(40, 40, 24, 24)])
+    assert tracker.targets[0].correction == BoxCorrection()
+
+
+def test_a_first_look_that_is_no_number_leaves_the_tracks_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    tracker, engine = make("dynamic", replace(POLICY, box_correction=0.5))
+    tracker.init(scene(list(BOXES)), BOXES)
+    nothing = Prediction(np.full((1, 4), np.nan, np.float32), np.ones(1, np.float32))
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "step", lambda *_: (nothing, [1]))
+        with pytest.raises(UserError, match=r"on frame 0 .*not finite"):
+            tracker.init(scene(list(BOXES)), BOXES[:1])
     assert len(tracker.update(scene(list(BOXES)))) == 4
 
 

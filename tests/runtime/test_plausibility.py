@@ -51,6 +51,7 @@ policies = st.builds(
     jump_penalty=st.floats(0, 100),
     change_penalty=st.floats(0, 100),
     size_smoothing=st.floats(0, 0.99),
+    box_correction=shares,
     reliable_above=shares,
     frame_after=st.integers(0, 4),
 )
@@ -138,6 +139,8 @@ def run(
 ) -> list[TrackResult]:
     """What a target makes of a network's answers."""
     target = Target((300.0, 200.0, 40.0, 60.0), crop, policy)  # type: ignore[arg-type]
+    target.search(np.zeros((HEIGHT, WIDTH, 3), np.uint8))
+    target.learn_correction(script[0][0], HEIGHT, WIDTH)
     frame = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
     results = []
     for box, confidence in script:

@@ -27,7 +27,12 @@ CLIP = DemoClip()
 FIRST, MOVE, LAST = 108, 122, 128
 """The target is hidden at the move: it is lost, and looked for in a region that has grown."""
 PRIORS = dataclasses.replace(
-    open_bundle().manifest.tracking, jump_penalty=0.5, size_smoothing=0.2, reliable_above=0.5, frame_after=3
+    open_bundle().manifest.tracking,
+    jump_penalty=0.5,
+    size_smoothing=0.2,
+    box_correction=0.8,
+    reliable_above=0.5,
+    frame_after=3,
 )
 
 
@@ -137,7 +142,7 @@ def _with_header(exported: bytes, **changes: object) -> bytes:
 
 def test_other_versions_bundles_and_numbers_are_refused(exported: bytes) -> None:
     bundle = open_bundle()
-    with pytest.raises(UserError, match="version 3, this package reads 2"):
+    with pytest.raises(UserError, match="version 4, this package reads 3"):
         unpack(_with_header(exported, version=3), bundle)
     with pytest.raises(UserError, match="has other weights or settings"):
         unpack(exported, _with_weights(bundle, "0" * 64))

@@ -40,6 +40,7 @@ UNDERSTOOD = {
         "jump_penalty",
         "change_penalty",
         "size_smoothing",
+        "box_correction",
         "reliable_above",
         "frame_after",
     },

@@ -72,6 +72,8 @@ def test_the_tracking_policy_can_be_changed_for_a_run(invoke: Callable[..., Resu
         0.125,
         "--lead",
         0.5,
+        "--box-correction",
+        0.75,
     ]
     (report,) = json.loads(invoke(*options, "--json", "-").stdout)["trackers"]
     tracking = {
@@ -84,5 +86,6 @@ def test_the_tracking_policy_can_be_changed_for_a_run(invoke: Callable[..., Resu
         "size_smoothing": 0.2,
         "hold_below": 0.125,
         "lead": 0.5,
+        "box_correction": 0.75,
     }
     assert {name: report["tracking"][name] for name in tracking} == tracking

@@ -67,6 +67,28 @@ export function clipBox(box, height, width, margin = CLIP_MARGIN) {
   return [x1, y1, Math.max(margin, x2 - x1), Math.max(margin, y2 - y1)];
 }
 
+const LARGEST_CORRECTION = 0.3, SAME_TARGET = 0.25;
+
+function iou(a, b) {
+  const overlap = [0, 1].map((i) => Math.min(a[i] + a[i + 2], b[i] + b[i + 2]) - Math.max(a[i], b[i]));
+  const common = Math.max(0, overlap[0]) * Math.max(0, overlap[1]);
+  return common / (a[2] * a[3] + b[2] * b[3] - common);
+}
+
+/** The correction [x, y, width, height] that takes a predicted box part of the way to the given one. */
+function correctionBetween(predicted, given, share) {
+  if (share <= 0 || !(iou(predicted, given) >= SAME_TARGET)) return [0, 0, 0, 0];
+  const moved = [0, 1].map((i) => (given[i] + 0.5 * given[i + 2] - predicted[i] - 0.5 * predicted[i + 2]) / predicted[i + 2]);
+  const scaled = [2, 3].map((i) => Math.log(given[i] / predicted[i]));
+  return [...moved, ...scaled].map((value) => Math.max(-LARGEST_CORRECTION, Math.min(LARGEST_CORRECTION, share * value)));
+}
+
+function corrected([x, y, w, h], [dx, dy, logWidth, logHeight]) {
+  const cx = x + (0.5 + dx) * w, cy = y + (0.5 + dy) * h;
+  const width = w * Math.exp(logWidth), height = h * Math.exp(logHeight);
+  return [cx - 0.5 * width, cy - 0.5 * height, width, height];
+}
+
 /** The part of a box inside the image, fit to start tracking on; throws where there is none. */
 export function validateBox(box, height, width) {
   const [x, y, w, h] = box;
@@ -326,7 +348,7 @@ export class Target {
   constructor(box, crop, policy) {
     Object.assign(this, { box, crop, policy, around: box, recent: STILL, seen: null });
     Object.assign(this, { lost: false, growth: 1, usualSize: Math.sqrt(box[2] * box[3]), heldFrames: 0 });
-    this.velocity = [0, 0];
+    Object.assign(this, { velocity: [0, 0], correction: [0, 0, 0, 0] });
   }
 
   template(frame) {
@@ -340,13 +362,23 @@ export class Target {
   }
 
   settle(corners, confidence, { width, height }) {
-    const { crop, seen } = this;
-    const found = crop.search_grid > 0
-      ? boxFromWindow(corners, seen.window)
-      : boxFromCrop(corners, this.around, crop.search_size, seen.resizeFactor);
-    const result = this.judge(clipBox(found, height, width), confidence, height, width);
+    const found = clipBox(corrected(this.found(corners), this.correction), height, width);
+    const result = this.judge(found, confidence, height, width);
     this.believe(result);
     return result;
+  }
+
+  /** Take the network's answer on the first frame, where the right box is known, to correct later ones by. */
+  learnCorrection(corners, { width, height }) {
+    const found = clipBox(this.found(corners), height, width);
+    this.correction = correctionBetween(found, this.box, this.policy.box_correction);
+  }
+
+  found(corners) {
+    const { crop, seen } = this;
+    return crop.search_grid > 0
+      ? boxFromWindow(corners, seen.window)
+      : boxFromCrop(corners, this.around, crop.search_size, seen.resizeFactor);
   }
 
   believe({ box, confidence, lost }) {
@@ -426,6 +458,7 @@ const POLICY = {
   jump_penalty: 0,
   change_penalty: 0,
   size_smoothing: 0,
+  box_correction: 0,
   reliable_above: 0,
   frame_after: 0,
 };
@@ -450,8 +483,13 @@ export class Tracker {
   async init(frame, box) {
     const valid = validateBox(box, frame.height, frame.width);
     const target = new Target(valid, this.network.manifest.crop, this.policy);
-    const { patch, mask } = target.template(frame);
-    this.state = await this.network.initialState(this.filled(patch), this.filled(mask));
+    const template = target.template(frame), start = [this.filled(template.patch), this.filled(template.mask)];
+    if (this.policy.box_correction > 0) {
+      const { patch, mask } = target.search(frame), fresh = await this.network.initialState(...start);
+      const answer = await this.network.step(this.filled(patch), this.filled(mask), fresh);
+      target.learnCorrection(Array.from(answer.box.slice(0, 4)), frame);
+    }
+    this.state = await this.network.initialState(...start);
     this.size = [frame.width, frame.height];
     this.target = target;
     return { box: valid, confidence: 1, lost: false };
