@@ -143,7 +143,7 @@ def _with_header(exported: bytes, **changes: object) -> bytes:
 def test_other_versions_bundles_and_numbers_are_refused(exported: bytes) -> None:
     bundle = open_bundle()
     with pytest.raises(UserError, match="version 4, this package reads 3"):
-        unpack(_with_header(exported, version=3), bundle)
+        unpack(_with_header(exported, version=4), bundle)
     with pytest.raises(UserError, match="has other weights or settings"):
         unpack(exported, _with_weights(bundle, "0" * 64))
     state = unpack(exported, bundle)
