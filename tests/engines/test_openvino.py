@@ -292,3 +292,23 @@ def test_ctrl_c_after_an_engine_is_gone(tiny_bundle: Bundle) -> None:
         [sys.executable, "-c", SIGNALLED, str(tiny_bundle.path)], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout) == (0, "told\n"), done.stderr
+
+
+def test_an_input_whose_conversions_are_optimized_away_keeps_its_name(
+    tiny_bundle: Bundle, tmp_path: Path, cache: Path
+) -> None:
+    """FP16 graphs widen their state, and a probe of parity's bisect narrows it: OpenVINO joins the tensors' names."""
+    import onnx
+
+    folder = shutil.copytree(tiny_bundle.path, tmp_path / "converted")
+    model = onnx.load(folder / "search.onnx")
+    for node in model.graph.node:
+        node.input[:] = ["a_wide" if name == "query_in" else name for name in node.input]
+    narrow = onnx.helper.make_node("Cast", ["query_in"], ["a_narrow"], to=onnx.TensorProto.FLOAT16)
+    wide = onnx.helper.make_node("Cast", ["a_narrow"], ["a_wide"], to=onnx.TensorProto.FLOAT)
+    model.graph.node.insert(0, wide)
+    model.graph.node.insert(0, narrow)
+    onnx.save(model, folder / "search.onnx")
+    seen = clip()
+    found = track(load_engine("openvino", open_bundle(folder, verify=False), 1), seen)
+    np.testing.assert_allclose(found, track(load_engine("openvino", tiny_bundle, 1), seen), atol=1e-2)

@@ -15,12 +15,12 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sttrack_deploy.bundle import Bundle
+from sttrack_deploy.bundle import Bundle, TensorSpec
 from sttrack_deploy.engines.base import check_interface
 from sttrack_deploy.engines.building import (
     SIDECAR,
@@ -329,10 +329,15 @@ def _check(bundle: Bundle, models: Mapping[str, openvino.CompiledModel], batch: 
     specs = {"template": bundle.template, "search": bundle.search}
     for name, model in models.items():
         inputs, outputs = (
-            {port.any_name: (_dtype(port), tuple(port.shape)) for port in side}
-            for side in (model.inputs, model.outputs)
+            {_name(port, told): (_dtype(port), tuple(port.shape)) for port in side}
+            for side, told in ((model.inputs, specs[name].inputs), (model.outputs, specs[name].outputs))
         )
         check_interface(_paths(bundle)[name], specs[name], inputs, outputs, batch)
+
+
+def _name(port: Any, told: Sequence[TensorSpec]) -> str:
+    """The port's name in the manifest: where a conversion was optimized away, it has that of the result too."""
+    return next((spec.name for spec in told if spec.name in port.names), str(port.any_name))
 
 
 def _dtype(port: Any) -> str:
