@@ -16,14 +16,15 @@ import onnxruntime
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
+from sttrack_deploy.errors import UserError
 from sttrack_deploy.integrations.triton.client import Arrays, Request
 
 DTYPES = {"TYPE_FP32": "float32", "TYPE_BOOL": "bool", "TYPE_UINT8": "uint8", "TYPE_INT64": "int64"}
 ORT = {"tensor(float)": "float32", "tensor(bool)": "bool", "tensor(uint8)": "uint8", "tensor(int64)": "int64"}
 
 
-class Refused(Exception):
-    """The server would answer with an error."""
+class Refused(UserError):
+    """The server would answer with an error, and the client raise this."""
 
 
 class Model:
@@ -106,6 +107,8 @@ class Model:
                 own = {name: value[row : row + 1] for name, value in values.items()}
                 for state in self.config.sequence_batching.state:
                     self.states[request.sequence][state.input_name] = own[state.output_name]
+                if request.end:
+                    del self.states[request.sequence]
                 answers.append({name: own[name] for name in request.outputs})
         return answers
 

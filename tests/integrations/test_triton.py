@@ -78,7 +78,22 @@ def test_tracks_run_as_one_batch_and_keep_their_states_apart(repository: Path) -
         first, second = several.update(clip.frame(index)), alone.update(clip.frame(index))
         assert first[0].box == pytest.approx(second.box, abs=1e-3)
     assert len(server.models[SEARCH].states) == 4
-    assert server.models[SEARCH].batches == [3, 1] * 3
+    assert server.models[SEARCH].batches[-6:] == [3, 1] * 3
+
+
+def test_tracks_that_are_over_leave_their_place_to_others(tmp_path: Path) -> None:
+    clip, bundle = DemoClip(), open_bundle()
+    export_repository(bundle, tmp_path / "models", ServerOptions(tracks=2))
+    server = TritonDouble(tmp_path / "models")
+    tracker = Tracker(bundle, TritonEngine(bundle, server))
+    for index in range(4):  # each looks at its first frame too, as a sequence of its own
+        tracker.init(clip.frame(index), clip.truth[index])
+        tracker.update(clip.frame(index + 1))
+    assert len(server.models[SEARCH].states) <= 2
+    server.models[SEARCH].states.clear()  # the server was started again: there is nothing left to end
+    tracker.init(clip.frame(9), clip.truth[9])
+    tracker.update(clip.frame(10))
+    assert len(server.models[SEARCH].states) == 1
 
 
 def test_a_state_of_another_engine_goes_on_on_the_server(repository: Path) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import secrets
+import weakref
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
@@ -38,6 +41,7 @@ class Request(NamedTuple):
     outputs: Sequence[str]
     sequence: int = 0
     start: bool = False
+    end: bool = False
 
 
 class Server(Protocol):
@@ -46,9 +50,12 @@ class Server(Protocol):
     def __call__(self, requests: Sequence[Request]) -> list[Arrays]: ...
 
 
-@dataclass(slots=True)
+@dataclass(eq=False)
 class _Tracks:
-    """The sequences of a batch, and until their first step the states to start from."""
+    """The sequences of a batch, and until their first step the states to start from.
+
+    One object for all steps of a track: when it is dropped, nobody will send another frame of it.
+    """
 
     sequences: list[int]
     given: Arrays | None = field(default=None)
@@ -58,7 +65,8 @@ class TritonEngine:
     """Runs the models that ``sttrack-export-triton`` wrote; each target is a sequence on the server.
 
     The state stays on the server, so :meth:`export_state` works before a track's first step only. A track whose
-    server forgot it (idle for too long, or another one took over) must be started again.
+    server forgot it (idle for too long, or another one took over) must be started again. Tracks that were dropped
+    are ended with the next call, so that they do not keep others waiting for their place.
     """
 
     name = "triton"
@@ -68,6 +76,7 @@ class TritonEngine:
         self._bundle, self._server, self._where = bundle, server, where
         self._batched = bundle.manifest.batch == "dynamic"
         self._numbers = itertools.count(secrets.randbits(62) | 1)  # not those of another client
+        self._dropped: deque[int] = deque()
         self._nothing: Arrays = {}
         for spec in bundle.manifest.state:
             tensor = state_tensor(bundle.manifest, spec)
@@ -85,6 +94,7 @@ class TritonEngine:
         return cls(bundle, _grpc_server(url, timeout), url)
 
     def initial_state(self, template: UInt8Array, mask: BoolArray) -> EngineState:
+        self._end_dropped()
         names = [spec.initial for spec in self._bundle.manifest.state]
         requests = [
             Request(TEMPLATE, {TEMPLATE_IMAGE: image[None], TEMPLATE_MASK: padded[None]}, names)
@@ -95,6 +105,7 @@ class TritonEngine:
         return self.import_state({s.name: np.concatenate([a[s.initial] for a in answers]) for s in state})
 
     def step(self, search: UInt8Array, mask: BoolArray, state: EngineState) -> tuple[Prediction, EngineState]:
+        self._end_dropped()
         requests = []
         for row, sequence in enumerate(state.sequences):
             given = self._nothing
@@ -104,9 +115,26 @@ class TritonEngine:
             inputs = {SEARCH_IMAGE: search[row : row + 1], SEARCH_MASK: mask[row : row + 1], **given}
             requests.append(Request(SEARCH, inputs, (BOX, CONFIDENCE), sequence, state.given is not None))
         answers = self._server(requests)
+        if state.given is not None:
+            state.given = None
+            weakref.finalize(state, self._dropped.extend, state.sequences).atexit = False
         box = np.concatenate([answer[BOX].reshape(1, 4) for answer in answers])
         confidence = np.concatenate([answer[CONFIDENCE].reshape(1) for answer in answers])
-        return Prediction(box, confidence), _Tracks(state.sequences)
+        return Prediction(box, confidence), state
+
+    def _end_dropped(self) -> None:
+        ended = [self._dropped.popleft() for _ in range(len(self._dropped))]
+        if not ended:
+            return
+        ports = {port.name: port for port in self._bundle.manifest.search.inputs}
+        blank = {
+            name: np.zeros((1, *(int(axis) for axis in ports[name].shape[1:])), ports[name].dtype)
+            for name in (SEARCH_IMAGE, SEARCH_MASK)
+        }
+        for sequence in ended:
+            # One at a time: the server may have forgotten any of them, and there is nothing left to end then.
+            with contextlib.suppress(UserError):
+                self._server([Request(SEARCH, {**blank, **self._nothing}, (CONFIDENCE,), sequence, end=True)])
 
     def export_state(self, state: EngineState) -> Arrays:
         """See the class.
@@ -171,6 +199,7 @@ def _grpc_server(url: str, timeout: float) -> Server:
             outputs=outputs,
             sequence_id=request.sequence,
             sequence_start=request.start,
+            sequence_end=request.end,
             client_timeout=timeout,
         )
 
