@@ -286,8 +286,9 @@ def _read_cache(cache: Path | None, key: str) -> dict[str, npt.NDArray[np.generi
 
 def _write_cache(cache: Path, key: str, arrays: dict[str, npt.NDArray[np.generic]]) -> None:
     # Several processes may write it at once, and a reader must never meet half a file.
-    with atomic_path(cache) as temporary:
-        np.savez(temporary, key=np.array(key), **arrays)  # type: ignore[arg-type]
+    # To an open file: given a name, NumPy appends .npz to it where it has another ending.
+    with atomic_path(cache) as temporary, temporary.open("wb") as file:
+        np.savez(file, key=np.array(key), **arrays)  # type: ignore[arg-type]
 
 
 class SpriteSampler:

@@ -55,8 +55,11 @@ def test_large_images_are_shrunk_with_their_boxes(image_folder: Path, bank: Imag
     )
 
 
-def test_cache(image_folder: Path, bank: ImageBank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cache = tmp_path / "deep" / "bank.npz"
+@pytest.mark.parametrize("name", ["bank.npz", "bank"])
+def test_cache(
+    name: str, image_folder: Path, bank: ImageBank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "deep" / name
     load_image_bank(image_folder, "train", side=208, cache=cache)
     monkeypatch.setattr(cv2, "imread", lambda *_: pytest.fail("the cache was not used"))
     again = load_image_bank(image_folder, "train", side=208, cache=cache)
