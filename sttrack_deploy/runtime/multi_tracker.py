@@ -192,7 +192,7 @@ class MultiTracker:
             check_finite(self.engine.name, prediction, 0)
             boxes += list(prediction.box)
         for target, box in zip(targets, boxes, strict=False):
-            target.learn_correction(box, *frame.shape[:2])
+            target.learn_correction(box)
 
     def update(self, frame: Frame) -> list[TrackResult]:
         """Find every target in the next frame; results in the order of the boxes given to ``init``.

@@ -300,17 +300,17 @@ class Target:
         self.believe(result)
         return result
 
-    def learn_correction(self, box: npt.NDArray[np.float32], height: int, width: int) -> None:
+    def learn_correction(self, box: npt.NDArray[np.float32]) -> None:
         """Take the network's answer on the first frame, where the right box is known, to correct later ones by.
 
         What belongs to a target is a matter of taste: a shadow, a racket, the legs. The given box says it, and how the
         network sees it differently stays much the same.
 
         Args:
-            box, height, width: as of :meth:`settle`, about a :meth:`search` on the frame that the target starts on.
+            box: as of :meth:`settle`, about a :meth:`search` on the frame that the target starts on.
         """
-        found = clip_box(self._found(box), height, width)
-        self.correction = correction_between(found, self.box, self._policy.box_correction)
+        # As it is: clipped to the least size of a box, it would say nothing of a small target's.
+        self.correction = correction_between(self._found(box), self.box, self._policy.box_correction)
 
     def _found(self, box: npt.NDArray[np.float32]) -> Box:
         """The network's answer in pixels of the frame, as it is."""

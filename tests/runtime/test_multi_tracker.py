@@ -150,6 +150,14 @@ def test_boxes_keep_to_how_they_were_given(batch: int | Literal["dynamic"]) -> N
         )
 
 
+def test_a_target_smaller_than_any_box_corrects_nothing_that_is_right() -> None:
+    """A reported box has sides of ten pixels at least; what the network said of a smaller target is another matter."""
+    tracker, _ = make(1, replace(POLICY, box_correction=1.0))
+    small: list[Box] = [(60, 60, 6, 18)]
+    tracker.init(scene([*small]), small)
+    assert tracker.targets[0].correction == pytest.approx((0, 0, 0, 0), abs=0.1)
+
+
 def test_what_is_around_something_else_corrects_nothing() -> None:
     tracker, _ = make(1, replace(POLICY, box_correction=1.0))
     tracker.init(scene([(60, 60, 24, 24)]), [(40, 40, 24, 24)])

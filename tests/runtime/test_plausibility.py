@@ -140,7 +140,7 @@ def run(
     """What a target makes of a network's answers."""
     target = Target((300.0, 200.0, 40.0, 60.0), crop, policy)  # type: ignore[arg-type]
     target.search(np.zeros((HEIGHT, WIDTH, 3), np.uint8))
-    target.learn_correction(script[0][0], HEIGHT, WIDTH)
+    target.learn_correction(script[0][0])
     frame = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
     results = []
     for box, confidence in script:

@@ -369,9 +369,8 @@ export class Target {
   }
 
   /** Take the network's answer on the first frame, where the right box is known, to correct later ones by. */
-  learnCorrection(corners, { width, height }) {
-    const found = clipBox(this.found(corners), height, width);
-    this.correction = correctionBetween(found, this.box, this.policy.box_correction);
+  learnCorrection(corners) {
+    this.correction = correctionBetween(this.found(corners), this.box, this.policy.box_correction);
   }
 
   found(corners) {
@@ -487,7 +486,7 @@ export class Tracker {
     if (this.policy.box_correction > 0) {
       const { patch, mask } = target.search(frame), fresh = await this.network.initialState(...start);
       const answer = await this.network.step(this.filled(patch), this.filled(mask), fresh);
-      target.learnCorrection(Array.from(answer.box.slice(0, 4)), frame);
+      target.learnCorrection(Array.from(answer.box.slice(0, 4)));
     }
     this.state = await this.network.initialState(...start);
     this.size = [frame.width, frame.height];
