@@ -31,6 +31,7 @@ __all__ = [
     "iou",
     "parse_box",
     "snapped_window",
+    "uncorrected",
     "validate_box",
 ]
 
@@ -221,6 +222,15 @@ def corrected(box: Box, correction: BoxCorrection) -> Box:
     cx, cy = x + (0.5 + dx) * w, y + (0.5 + dy) * h
     w, h = w * math.exp(log_width), h * math.exp(log_height)
     return cx - 0.5 * w, cy - 0.5 * h, w, h
+
+
+def uncorrected(box: Box, correction: BoxCorrection) -> Box:
+    """The predicted box of which :func:`corrected` made this one."""
+    x, y, w, h = box
+    dx, dy, log_width, log_height = correction
+    cx, cy = x + 0.5 * w, y + 0.5 * h
+    w, h = w * math.exp(-log_width), h * math.exp(-log_height)
+    return cx - (0.5 + dx) * w, cy - (0.5 + dy) * h, w, h
 
 
 def iou(a: npt.ArrayLike, b: npt.ArrayLike) -> FloatArray:

@@ -36,7 +36,7 @@ class TrackingPolicy:
         change_penalty: the same for a sudden change of size and aspect.
         size_smoothing: share of a change of size that is held back at confidence 1, more at less; 0: none is.
         box_correction: share of the difference between the network's box on the first frame and the box that was
-            given there which is undone on every later frame; 0: none, and no look at the first frame.
+            given there which is undone in the boxes that are reported; 0: none, and no look at the first frame.
         reliable_above: while held, the search region is as for the usual size on frames of at least this confidence
             where the last box is smaller; 0: as for the last box.
         frame_after: after so many held frames, every second search is at another place of the whole frame; 0: never.

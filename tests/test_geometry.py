@@ -21,6 +21,7 @@ from sttrack_deploy.geometry import (
     iou,
     parse_box,
     snapped_window,
+    uncorrected,
     validate_box,
 )
 
@@ -266,6 +267,7 @@ def test_a_correction_takes_a_box_to_the_one_that_was_meant(
     full = correction_between((x, y, w, h), given_box, 1.0)
     assert full == pytest.approx((dx, dy, wider, higher), abs=1e-6)
     assert corrected((x, y, w, h), full) == pytest.approx(given_box, rel=1e-6, abs=1e-6)
+    assert uncorrected(given_box, full) == pytest.approx(predicted, rel=1e-6, abs=1e-6)
     part = correction_between((x, y, w, h), given_box, share)
     assert part == pytest.approx([share * value for value in full], abs=1e-6)
 

@@ -17,7 +17,7 @@ from sttrack_deploy.calib.sampling import PlannedTrack
 from sttrack_deploy.engines.base import Engine, EngineState, check_finite
 from sttrack_deploy.errors import UsageError
 from sttrack_deploy.evaluation.runner import SingleTargetTracker
-from sttrack_deploy.geometry import Box, validate_box
+from sttrack_deploy.geometry import Box, uncorrected, validate_box
 from sttrack_deploy.runtime.target import Target, TrackResult
 from sttrack_deploy.sequences.sequence import TrackRun, VideoSequence, frames_of
 
@@ -141,9 +141,15 @@ class FollowedRun:
 
     def init(self, frame: Frame, box: Box) -> None:
         """Start on the run's first frame."""
-        self._target = Target(box, self._crop, self._policy)
-        crop = self._target.template(frame)
-        self._state = self._engine.initial_state(self._batched(crop.patch), self._batched(crop.mask))
+        target = self._target = Target(box, self._crop, self._policy)
+        crop = target.template(frame)
+        template = self._batched(crop.patch), self._batched(crop.mask)
+        if self._policy.box_correction > 0:
+            look = target.search(frame)
+            state = self._engine.initial_state(*template)
+            prediction, _ = self._engine.step(self._batched(look.patch), self._batched(look.mask), state)
+            target.learn_correction(prediction.box[0])
+        self._state = self._engine.initial_state(*template)
         self._index = 0
 
     def update(self, frame: Frame) -> TrackResult:
@@ -165,7 +171,8 @@ class FollowedRun:
         else:
             believed = result
         # Other trackers' files may hold empty boxes; nobody can look around one.
-        self._target.believe(believed if w > 0 and h > 0 else believed._replace(box=self._target.box))
+        around = uncorrected((x, y, w, h), self._target.correction) if w > 0 and h > 0 else self._target.box
+        self._target.believe(believed._replace(box=around))
         return result
 
     def _batched(self, array: npt.NDArray[Scalar]) -> npt.NDArray[Scalar]:

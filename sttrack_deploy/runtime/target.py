@@ -232,7 +232,7 @@ class Target:
         usual_size: ``sqrt(w * h)`` on reliable frames, an exponential average of its logarithm; pixels.
         held_frames: since its box was last followed; 0 without recovery.
         velocity: of its box on the last frames; it dies away while the box is held.
-        correction: of the network's boxes, by what it saw on the first frame.
+        correction: of the boxes that are reported, by what the network saw on the first frame.
     """
 
     __slots__ = (
@@ -295,13 +295,13 @@ class Target:
             confidence: 0..1.
             height, width: of the frame, pixels.
         """
-        found = clip_box(corrected(self._found(box), self.correction), height, width)
-        result = self._judge(found, confidence, height, width)
+        result = self._judge(clip_box(self._found(box), height, width), confidence, height, width)
         self.believe(result)
-        return result
+        # What is reported alone: crops about corrected boxes are not those that the network was trained on.
+        return result._replace(box=clip_box(corrected(result.box, self.correction), height, width))
 
     def learn_correction(self, box: npt.NDArray[np.float32]) -> None:
-        """Take the network's answer on the first frame, where the right box is known, to correct later ones by.
+        """Take the network's answer on the first frame, where the right box is known, to correct reported ones by.
 
         What belongs to a target is a matter of taste: a shadow, a racket, the legs. The given box says it, and how the
         network sees it differently stays much the same.

@@ -147,7 +147,7 @@ _TRACKING_OPTIONS = (
         "--box-correction",
         type=Number(0, 1),
         help="Share of the difference between the network's box on the first frame and the given one that is undone "
-        "on later frames; 0: off.",
+        "in reported boxes; 0: off.",
     ),
 )
 

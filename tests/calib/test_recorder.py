@@ -191,14 +191,16 @@ def test_a_lost_first_track_starts_no_other(
     assert made.manifest.confidence.taken[0] == len(made)
 
 
-@pytest.mark.parametrize("recovery", [False, True])
+@pytest.mark.parametrize(("recovery", "correction"), [(False, 0.0), (True, 0.0), (False, 1.0)])
 def test_an_evaluation_run_is_followed(
-    tiny_bundle: Bundle, sequences: list[VideoSequence], tmp_path: Path, recovery: bool
+    tiny_bundle: Bundle, sequences: list[VideoSequence], tmp_path: Path, recovery: bool, correction: float
 ) -> None:
     engine = load_engine("onnxruntime", tiny_bundle, threads=1)
     tracked = record_clips(tiny_bundle, sequences[:1], tmp_path / "tracked", samples=13, starts=1)
     middle = float(np.median([sample.confidence for sample in tracked.manifest.samples]))
-    policy = TrackingPolicy(lost_below=middle, found_above=middle, recovery=recovery)
+    policy = TrackingPolicy(
+        lost_below=middle, found_above=middle, recovery=recovery, box_correction=correction
+    )
     what: dict[str, Any] = {"samples": 13, "starts": 1, "policy": policy}
     closed = record_clips(tiny_bundle, sequences[:1], tmp_path / "closed", **what)
     run = run_sequence(Tracker(tiny_bundle, engine, policy), sequences[0])

@@ -138,6 +138,8 @@ def test_boxes_keep_to_how_they_were_given(batch: int | Literal["dynamic"]) -> N
     looked = engine.calls
     results = tracker.update(scene(list(BOXES)))
     assert engine.calls == 2 * looked
+    for target, square in zip(tracker.targets, BOXES, strict=True):
+        assert target.box == pytest.approx(square, abs=1.5), "where the tracker looks is not corrected"
     for result, square, wanted in zip(results, BOXES, given, strict=True):
         halfway = [(s * w) ** 0.5 for s, w in zip(square[2:], wanted[2:], strict=True)]
         assert result.box[2:] == pytest.approx(halfway, abs=1.5)

@@ -362,10 +362,9 @@ export class Target {
   }
 
   settle(corners, confidence, { width, height }) {
-    const found = clipBox(corrected(this.found(corners), this.correction), height, width);
-    const result = this.judge(found, confidence, height, width);
+    const result = this.judge(clipBox(this.found(corners), height, width), confidence, height, width);
     this.believe(result);
-    return result;
+    return { ...result, box: clipBox(corrected(result.box, this.correction), height, width) };
   }
 
   /** Take the network's answer on the first frame, where the right box is known, to correct later ones by. */
