@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -27,6 +28,10 @@ settings.load_profile("untimed")
 
 # Tests share the machine with the other workers of pytest-xdist: more threads each would only wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Under nohup SIGHUP is ignored, by what is started as well; tests send one to programs that must obey it.
+if sys.platform != "win32" and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # Engines that tests build and caches that they fill must not lie in the engine cache of whoever runs them.
 os.environ["STTRACK_ENGINES"] = tempfile.mkdtemp(prefix="sttrack-test-engines-")
