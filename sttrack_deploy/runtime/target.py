@@ -297,6 +297,8 @@ class Target:
         """
         result = self._judge(clip_box(self._found(box), height, width), confidence, height, width)
         self.believe(result)
+        if not any(self.correction):
+            return result
         # What is reported alone: crops about corrected boxes are not those that the network was trained on.
         return result._replace(box=clip_box(corrected(result.box, self.correction), height, width))
 

@@ -131,10 +131,10 @@ class TritonEngine:
             name: np.zeros((1, *(int(axis) for axis in ports[name].shape[1:])), ports[name].dtype)
             for name in (SEARCH_IMAGE, SEARCH_MASK)
         }
-        for sequence in ended:
-            # One at a time: the server may have forgotten any of them, and there is nothing left to end then.
-            with contextlib.suppress(UserError):
-                self._server([Request(SEARCH, {**blank, **self._nothing}, (CONFIDENCE,), sequence, end=True)])
+        inputs = {**blank, **self._nothing}
+        requests = [Request(SEARCH, inputs, (CONFIDENCE,), sequence, end=True) for sequence in ended]
+        with contextlib.suppress(UserError):  # what the server has forgotten by itself needs no end
+            self._server(requests)
 
     def export_state(self, state: EngineState) -> Arrays:
         """See the class.
