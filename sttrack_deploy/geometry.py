@@ -23,6 +23,7 @@ __all__ = [
     "CropWindow",
     "box_from_crop",
     "box_from_window",
+    "center_shift",
     "clip_box",
     "context_box",
     "corrected",
@@ -182,6 +183,13 @@ def clip_box(box: Sequence[float], height: int, width: int, margin: float = CLIP
     return x1, y1, max(margin, x2 - x1), max(margin, y2 - y1)
 
 
+def center_shift(before: Box, after: Box) -> tuple[float, float]:
+    """How far the center moved, in pixels to the right and down."""
+    dx = after[0] + 0.5 * after[2] - before[0] - 0.5 * before[2]
+    dy = after[1] + 0.5 * after[3] - before[1] - 0.5 * before[3]
+    return dx, dy
+
+
 class BoxCorrection(NamedTuple):
     """What makes a predicted box the one that was meant; see :func:`corrected`.
 
@@ -207,9 +215,8 @@ def correction_between(predicted: Box, given: Box, share: float) -> BoxCorrectio
     """
     if share <= 0 or not iou(predicted, given) >= SAME_TARGET:
         return BoxCorrection()
-    moved = ((given[i] + 0.5 * given[i + 2] - predicted[i] - 0.5 * predicted[i + 2]) for i in (0, 1))
     full = (
-        *(step / side for step, side in zip(moved, predicted[2:], strict=True)),
+        *(step / side for step, side in zip(center_shift(predicted, given), predicted[2:], strict=True)),
         *(math.log(given[i] / predicted[i]) for i in (2, 3)),
     )
     return BoxCorrection(*(max(-LARGEST_CORRECTION, min(LARGEST_CORRECTION, share * v)) for v in full))

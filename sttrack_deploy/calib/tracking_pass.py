@@ -18,6 +18,7 @@ from sttrack_deploy.engines.base import Engine, EngineState, check_finite
 from sttrack_deploy.errors import UsageError
 from sttrack_deploy.evaluation.runner import SingleTargetTracker
 from sttrack_deploy.geometry import Box, uncorrected, validate_box
+from sttrack_deploy.runtime.multi_tracker import first_look
 from sttrack_deploy.runtime.target import Target, TrackResult
 from sttrack_deploy.sequences.sequence import TrackRun, VideoSequence, frames_of
 
@@ -146,9 +147,8 @@ class FollowedRun:
         template = self._batched(crop.patch), self._batched(crop.mask)
         if self._policy.box_correction > 0:
             look = target.search(frame)
-            state = self._engine.initial_state(*template)
-            prediction, _ = self._engine.step(self._batched(look.patch), self._batched(look.mask), state)
-            target.learn_correction(prediction.box[0])
+            search = self._batched(look.patch), self._batched(look.mask)
+            target.learn_correction(first_look(self._engine, template, search)[0])
         self._state = self._engine.initial_state(*template)
         self._index = 0
 

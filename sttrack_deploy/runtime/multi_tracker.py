@@ -19,7 +19,7 @@ from sttrack_deploy.geometry import validate_box
 from sttrack_deploy.runtime.target import Target, TrackResult
 from sttrack_deploy.runtime.track_state import TrackerState, pack, unpack
 
-__all__ = ["MultiTracker", "StepTimings", "calls_for"]
+__all__ = ["MultiTracker", "StepTimings", "calls_for", "first_look"]
 
 Frame = npt.NDArray[np.uint8]
 Batch = tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]
@@ -36,6 +36,20 @@ def calls_for(bundle: Bundle, targets: int) -> int:
     """Calls of the engine for each frame: one where the batch is dynamic or large enough."""
     batch = bundle.manifest.batch
     return -(-targets // batch) if isinstance(batch, int) else 1
+
+
+def first_look(engine: Engine, template: Batch, search: Batch) -> npt.NDArray[np.float32]:
+    """The network's boxes ``(B, 4)`` on the frame that targets start on; their tracks begin with a fresh state.
+
+    Args:
+        template, search: crops and masks of that frame, as :class:`~sttrack_deploy.engines.base.Engine` takes them.
+
+    Raises:
+        UserError: the network's numbers are not finite.
+    """
+    prediction, _ = engine.step(*search, engine.initial_state(*template))
+    check_finite(engine.name, prediction, 0)
+    return prediction.box
 
 
 class MultiTracker:
@@ -187,10 +201,7 @@ class MultiTracker:
         boxes: list[npt.NDArray[np.float32]] = []
         searches = self._batches([target.search(frame) for target in targets])
         for template, search in zip(templates, searches, strict=True):
-            # A state is used up by its step, and the track is to begin with a fresh one.
-            prediction, _ = self.engine.step(*search, self.engine.initial_state(*template))
-            check_finite(self.engine.name, prediction, 0)
-            boxes += list(prediction.box)
+            boxes += list(first_look(self.engine, template, search))
         for target, box in zip(targets, boxes, strict=False):
             target.learn_correction(box)
 

@@ -22,6 +22,7 @@ from sttrack_deploy.geometry import (
     BoxCorrection,
     box_from_crop,
     box_from_window,
+    center_shift,
     clip_box,
     context_box,
     corrected,
@@ -89,20 +90,13 @@ class Velocity(NamedTuple):
 UNMOVED = Velocity(0.0, 0.0)
 
 
-def _shift(before: Box, after: Box) -> tuple[float, float]:
-    """How far the center moved, in pixels to the right and down."""
-    dx = after[0] + 0.5 * after[2] - before[0] - 0.5 * before[2]
-    dy = after[1] + 0.5 * after[3] - before[1] - 0.5 * before[3]
-    return dx, dy
-
-
 def motion_between(before: Box, after: Box) -> Motion:
     """What happened from one box to the other."""
     side = math.sqrt(before[2] * before[3])
     # Logarithms, so that the product of two extreme ratios cannot overflow before the end.
     size = abs(math.log(math.sqrt(after[2] * after[3]) / side))
     aspect = abs(math.log(after[2] / after[3]) - math.log(before[2] / before[3]))
-    return Motion(math.hypot(*_shift(before, after)) / side, math.expm1(min(size + aspect, 50.0)))
+    return Motion(math.hypot(*center_shift(before, after)) / side, math.expm1(min(size + aspect, 50.0)))
 
 
 def remember(recent: Motion, now: Motion) -> Motion:
@@ -114,7 +108,10 @@ def velocity_after(velocity: Velocity, before: Box, after: Box, frames: int) -> 
     """The velocity once a box was found ``frames`` frames after the one before; an exponential average."""
     size = math.sqrt(before[2] * before[3]) * frames
     return Velocity(
-        *(old + NEWEST * (new / size - old) for old, new in zip(velocity, _shift(before, after), strict=True))
+        *(
+            old + NEWEST * (new / size - old)
+            for old, new in zip(velocity, center_shift(before, after), strict=True)
+        )
     )
 
 

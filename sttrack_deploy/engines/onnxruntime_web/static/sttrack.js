@@ -67,6 +67,10 @@ export function clipBox(box, height, width, margin = CLIP_MARGIN) {
   return [x1, y1, Math.max(margin, x2 - x1), Math.max(margin, y2 - y1)];
 }
 
+/** How far the center moved, [right, down]. */
+const shift = (before, after) =>
+  [0, 1].map((i) => after[i] + 0.5 * after[i + 2] - before[i] - 0.5 * before[i + 2]);
+
 const LARGEST_CORRECTION = 0.3, SAME_TARGET = 0.25;
 
 function iou(a, b) {
@@ -78,7 +82,7 @@ function iou(a, b) {
 /** The correction [x, y, width, height] that takes a predicted box part of the way to the given one. */
 function correctionBetween(predicted, given, share) {
   if (share <= 0 || !(iou(predicted, given) >= SAME_TARGET)) return [0, 0, 0, 0];
-  const moved = [0, 1].map((i) => (given[i] + 0.5 * given[i + 2] - predicted[i] - 0.5 * predicted[i + 2]) / predicted[i + 2]);
+  const moved = shift(predicted, given).map((step, i) => step / predicted[i + 2]);
   const scaled = [2, 3].map((i) => Math.log(given[i] / predicted[i]));
   return [...moved, ...scaled].map((value) => Math.max(-LARGEST_CORRECTION, Math.min(LARGEST_CORRECTION, share * value)));
 }
@@ -288,9 +292,6 @@ const FREE_JUMP = 0.25, FREE_CHANGE = 0.25, SLACK = 2, MEMORY = 0.2, TILE_STEP =
 const STEADY = 0.1, FASTEST = 0.8, NEWEST = 0.5;
 const STILL = { jump: 0, change: 0 };
 
-const shift = (before, after) =>
-  [0, 1].map((i) => after[i] + 0.5 * after[i + 2] - before[i] - 0.5 * before[i + 2]);
-
 function motionBetween(before, after) {
   const side = Math.sqrt(before[2] * before[3]);
   const size = Math.abs(Math.log(Math.sqrt(after[2] * after[3]) / side));
@@ -367,7 +368,7 @@ export class Target {
     return { ...result, box: clipBox(corrected(result.box, this.correction), height, width) };
   }
 
-  /** Take the network's answer on the first frame, where the right box is known, to correct later ones by. */
+  /** Take the network's answer on the first frame, where the right box is known, to correct reported ones by. */
   learnCorrection(corners) {
     this.correction = correctionBetween(this.found(corners), this.box, this.policy.box_correction);
   }
