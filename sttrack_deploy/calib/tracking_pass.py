@@ -145,7 +145,8 @@ class FollowedRun:
         target = self._target = Target(box, self._crop, self._policy)
         crop = target.template(frame)
         template = self._batched(crop.patch), self._batched(crop.mask)
-        if self._policy.box_correction > 0:
+        # Files of other trackers hold boxes alone, and nobody corrected those.
+        if self._policy.box_correction > 0 and self._run.confidences is not None:
             look = target.search(frame)
             search = self._batched(look.patch), self._batched(look.mask)
             target.learn_correction(first_look(self._engine, template, search)[0])

@@ -22,6 +22,9 @@ from sttrack_deploy.engines.registry import load_engine
 from sttrack_deploy.errors import UsageError, UserError
 from sttrack_deploy.evaluation.runner import run_sequence
 from sttrack_deploy.files import sha256_of
+from sttrack_deploy.geometry import BoxCorrection
+from sttrack_deploy.runtime import target
+from sttrack_deploy.runtime.target import Target
 from sttrack_deploy.runtime.tracker import Tracker
 from sttrack_deploy.sequences.sequence import VideoSequence, frames_of
 
@@ -193,8 +196,17 @@ def test_a_lost_first_track_starts_no_other(
 
 @pytest.mark.parametrize(("recovery", "correction"), [(False, 0.0), (True, 0.0), (False, 1.0)])
 def test_an_evaluation_run_is_followed(
-    tiny_bundle: Bundle, sequences: list[VideoSequence], tmp_path: Path, recovery: bool, correction: float
+    tiny_bundle: Bundle,
+    sequences: list[VideoSequence],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    recovery: bool,
+    correction: float,
 ) -> None:
+    if correction > 0:
+        monkeypatch.setattr(Target, "learn_correction", corrected_in_any_case)
+        # What an edge of the frame cut off a reported box cannot be known from the box.
+        monkeypatch.setattr(target, "clip_box", lambda box, *_: (*box[:2], max(10, box[2]), max(10, box[3])))
     engine = load_engine("onnxruntime", tiny_bundle, threads=1)
     tracked = record_clips(tiny_bundle, sequences[:1], tmp_path / "tracked", samples=13, starts=1)
     middle = float(np.median([sample.confidence for sample in tracked.manifest.samples]))
@@ -210,6 +222,30 @@ def test_an_evaluation_run_is_followed(
     moved = dataclasses.replace(run, boxes=run.boxes + np.array([30.0, 0, 0, 0]), lost=None)
     elsewhere = record_clips(tiny_bundle, sequences[:1], tmp_path / "moved", runs={"clip0": moved}, **what)
     assert {s.sha256 for s in elsewhere.manifest.samples} != {s.sha256 for s in closed.manifest.samples}
+
+
+def corrected_in_any_case(one: Target, box: object) -> None:
+    """The tiny network's own boxes are too far off to learn anything from."""
+    one.correction = BoxCorrection(0.05, 0.0, 0.2, 0.15)
+
+
+def test_boxes_of_another_tracker_are_followed_as_they_are(
+    tiny_bundle: Bundle, sequences: list[VideoSequence], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody corrected them, so there is nothing to take out again."""
+    monkeypatch.setattr(Target, "learn_correction", corrected_in_any_case)
+    engine = load_engine("onnxruntime", tiny_bundle, threads=1)
+    run = run_sequence(Tracker(tiny_bundle, engine, TrackingPolicy()), sequences[0])
+    theirs = dataclasses.replace(run, confidences=None, lost=None, times=None)
+    sets = []
+    for share in (0.0, 1.0):
+        policy = TrackingPolicy(box_correction=share)
+        folder = tmp_path / str(share)
+        made = record_clips(
+            tiny_bundle, sequences[:1], folder, samples=9, starts=1, policy=policy, runs={"clip0": theirs}
+        )
+        sets.append([sample.sha256 for sample in made.manifest.samples])
+    assert sets[0] == sets[1]
 
 
 def test_boxes_outside_the_image_are_left_aside(

@@ -365,6 +365,7 @@ export class Target {
   settle(corners, confidence, { width, height }) {
     const result = this.judge(clipBox(this.found(corners), height, width), confidence, height, width);
     this.believe(result);
+    if (!this.correction.some(Boolean)) return result;
     return { ...result, box: clipBox(corrected(result.box, this.correction), height, width) };
   }
 
