@@ -162,11 +162,16 @@ ON_TARGET = (0.3, 0.6)
 """Between these overlaps the wanted confidence rises from 0 to 1."""
 
 
+FOLLOWED = 0.1
+"""Least overlap of a box that has to fit better. Where it lies on something else, only the score map can help: to
+stretch it towards the target would teach wrong sizes."""
+
+
 class DenseLosses(NamedTuple):
     """Losses of one frame of ``n`` clips, ``(n,)`` each.
 
     Attributes:
-        box: generalized IoU and L1; 0 where the target is not in the crop.
+        box: generalized IoU and L1; 0 where the target is not in the crop, or the box not on the target.
         place: cross entropy of the score map; 0 there too.
         confidence: cross entropy of the confidence, on every frame.
     """
@@ -190,7 +195,7 @@ def grade_dense(
     low, high = ON_TARGET
     sure = ((overlap - low) / (high - low)).clamp(0, 1) * held
     losses = DenseLosses(
-        box_loss * held,
+        box_loss * (held & (overlap > FOLLOWED)),
         _place_loss(network, step, target) * held,
         F.binary_cross_entropy_with_logits(step.confidence_logit, sure, reduction="none"),
     )

@@ -27,6 +27,11 @@ SIZE_RATE = 0.5
 """Share of a change of size that the next crop follows at confidence 1; the runtime smooths alike."""
 LOST_AFTER = 3
 """Frames without the target in the crop after which the crop is put back on it: nothing more can be learned there."""
+LONGEST_MISLED = 8
+"""Further frames for which the crops of a misled clip may stay away."""
+RIVAL, BACKGROUND = 0.6, 0.25
+"""Shares of the misled clips that go on with the second best box, and with a place beside the target; the others go on
+with a part of the target, or with far too large a box."""
 SMALLEST = 6.0
 """Least side, in pixels, of the box that the next crop follows."""
 
@@ -70,7 +75,11 @@ class _Followed:
 
 
 def follow(
-    network: DenseSTTrack, frozen: Features, groups: Sequence[ClipGroup], rng: np.random.Generator
+    network: DenseSTTrack,
+    frozen: Features,
+    groups: Sequence[ClipGroup],
+    rng: np.random.Generator,
+    misled: float = 0.0,
 ) -> Terms:
     """Track all clips from their first frame to their last, gradients through query and memory.
 
@@ -79,6 +88,7 @@ def follow(
         frozen: computes the part that is not trained.
         groups: of equally many frames.
         rng: where the first crops lie.
+        misled: share of the clips in which the crops are put on something else after one of the frames.
     """
     c = network.config
     truth = np.concatenate([w.boxes for w in groups]).astype(np.float64)
@@ -90,6 +100,7 @@ def follow(
     kernels, features = frozen.template(template)
     state = network.start(kernels, features)
     at = _Followed(_jittered(truth[:, 1], rng, 0.12), np.zeros(clips, np.int64))
+    misled_after = np.where(rng.random(clips) < misled, rng.integers(1, max(2, frames - 1), clips), 0)
     boxes, places, confidences = [], [], []
     overlaps, away, correct = [], [], []
     for frame in range(1, frames):
@@ -113,6 +124,9 @@ def follow(
         on = (overlap > 0.5) & held
         correct.append(float(((step.confidence.detach() > 0.5) == on).float().mean()))
         _move_on(at, step, corners, truth[:, frame], inside | ~visible[:, frame], limits, rng)
+        for clip in np.flatnonzero(misled_after == frame):
+            at.box[clip] = _something_else(at.box[clip], step, int(clip), corners[clip], limits[clip], rng)
+            at.lost[clip] = -int(rng.integers(LONGEST_MISLED))
     held_count = max(1, sum(len(o) for o in overlaps))
     total = clips * (frames - 1)
     return Terms(
@@ -123,6 +137,40 @@ def follow(
         float(np.mean(away)),
         float(np.mean(correct)),
     )
+
+
+def _something_else(
+    box: FloatArray,
+    step: DenseStep,
+    clip: int,
+    corners: FloatArray,
+    limits: FloatArray,
+    rng: np.random.Generator,
+) -> FloatArray:
+    """A box x, y, w, h in frame pixels that a tracker might follow by mistake instead of ``box``."""
+    kind = rng.random()
+    if kind < RIVAL:
+        left, top, side = corners
+        found = step.boxes[clip].detach().double().cpu().numpy().T * side + [left, top, left, top]
+        x, y, w, h = box
+        across = np.minimum(found[:, 2:], [x + w, y + h]) - np.maximum(found[:, :2], [x, y])
+        elsewhere = (across <= 0).any(1)
+        if elsewhere.any():
+            scores = step.logits[clip].detach().double().cpu().numpy()
+            x1, y1, x2, y2 = found[np.argmax(np.where(elsewhere, scores, -np.inf))]
+            return np.array([x1, y1, max(x2 - x1, SMALLEST), max(y2 - y1, SMALLEST)])
+    unit = math.sqrt(float(box[2] * box[3]))
+    if kind < RIVAL + BACKGROUND:
+        angle, gap = rng.uniform(0, 2 * np.pi), rng.uniform(1.0, 2.5) * unit
+        shift, scale = gap * np.array([np.cos(angle), np.sin(angle)]), float(np.exp(rng.normal(0, 0.3)))
+    elif rng.random() < 0.5:
+        scale = float(rng.uniform(0.25, 0.5))
+        shift = rng.uniform(-0.35, 0.35, 2) * box[2:]
+    else:
+        scale, shift = float(rng.uniform(2.0, 3.5)), rng.normal(0, 0.3, 2) * unit
+    size = np.clip(box[2:] * scale, SMALLEST, limits)
+    middle = np.clip(box[:2] + box[2:] / 2 + shift, 0, limits)
+    return np.concatenate((middle - size / 2, size))
 
 
 def _look(groups: Sequence[ClipGroup], frame: int, windows: Sequence[CropWindow], size: int) -> Views:

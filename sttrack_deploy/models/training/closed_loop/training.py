@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -47,6 +47,8 @@ TRAINED = (
     "verdict",
 )
 """First words of the names of what is trained; the rest is NanoTrack's and stays."""
+CONFIDENCE = ("decoder", "memory_attention", "query_embed", "note", "judge", "verdict")
+"""Those that nothing but the confidence depends on, as long as ``compare`` is zero."""
 
 
 Share = Annotated[float, Within(0, 1)]
@@ -61,6 +63,9 @@ class ClosedLoopRecipe:
         clips: in a batch.
         videos: share of the clips that are real video.
         frames: lengths of clips, one of which is drawn for each step.
+        trains: ``all`` that is not NanoTrack's; ``boxes`` and their confidence, not the score map; or (of a
+            network whose ``compare`` is zero) what the ``confidence`` alone depends on: boxes stay as they are.
+        misled: share of the clips whose crops are put on something else after one of the frames.
         place, confidence: weights of the score map's and the confidence's cross entropy, beside the box's 1.
     """
 
@@ -69,6 +74,8 @@ class ClosedLoopRecipe:
     videos: Share = 0.67
     frames: tuple[Annotated[int, Within(2, 1000)], ...] = (6, 10, 14)
     learning_rate: Annotated[float, Within(0, 1, open_low=True)] = 1e-3
+    trains: Literal["all", "boxes", "confidence"] = "all"
+    misled: Share = 0.0
     warmup: Annotated[int, Within(0)] = 60
     weight_decay: Weight = 1e-3
     clip_norm: Annotated[float, Within(0, open_low=True)] = 1.0
@@ -130,7 +137,11 @@ def train(
     check_run_folder(folder, LOG, ("weights.safetensors",), CHECKPOINT)
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / CHECKPOINT
-    trained = {n: p for n, p in network.named_parameters() if n.startswith(TRAINED)}
+    names = CONFIDENCE if recipe.trains == "confidence" else TRAINED
+    kept = ("compare",) if recipe.trains == "boxes" else ()
+    trained = {
+        n: p for n, p in network.named_parameters() if n.startswith(names) and not n.startswith(kept)
+    }
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(name in trained)
     optimizer = torch.optim.AdamW(trained.values(), recipe.learning_rate, weight_decay=recipe.weight_decay)
@@ -170,10 +181,12 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = rate
             groups = material.groups(recipe, step, network.config.search_size / network.config.search_factor)
-            terms = follow(network, frozen, groups, np.random.default_rng((recipe.seed, step, 1)))
+            terms = follow(network, frozen, groups, np.random.default_rng((recipe.seed, step, 1)), recipe.misled)
             loss = terms.box + recipe.place * terms.place + recipe.confidence * terms.confidence
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
+            if recipe.trains == "boxes":
+                _keep_scores(network)
             norm = torch.nn.utils.clip_grad_norm_(list(trained.values()), recipe.clip_norm)
             if torch.isfinite(norm):
                 optimizer.step()
@@ -201,6 +214,13 @@ def train(
         report(f"stopped at step {step}; the same command goes on from there")
         raise KeyboardInterrupt
     return averaged()
+
+
+def _keep_scores(network: DenseSTTrack) -> None:
+    """No gradient for what changes the score map: the first of the outputs of ``refine``."""
+    for parameter in network.refine.parameters():
+        if parameter.grad is not None:
+            parameter.grad[0] = 0.0
 
 
 def _share(step: int, recipe: ClosedLoopRecipe) -> float:
