@@ -139,9 +139,7 @@ def train(
     checkpoint = folder / CHECKPOINT
     names = CONFIDENCE if recipe.trains == "confidence" else TRAINED
     kept = ("compare",) if recipe.trains == "boxes" else ()
-    trained = {
-        n: p for n, p in network.named_parameters() if n.startswith(names) and not n.startswith(kept)
-    }
+    trained = {n: p for n, p in network.named_parameters() if n.startswith(names) and not n.startswith(kept)}
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(name in trained)
     optimizer = torch.optim.AdamW(trained.values(), recipe.learning_rate, weight_decay=recipe.weight_decay)
@@ -181,7 +179,9 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = rate
             groups = material.groups(recipe, step, network.config.search_size / network.config.search_factor)
-            terms = follow(network, frozen, groups, np.random.default_rng((recipe.seed, step, 1)), recipe.misled)
+            terms = follow(
+                network, frozen, groups, np.random.default_rng((recipe.seed, step, 1)), recipe.misled
+            )
             loss = terms.box + recipe.place * terms.place + recipe.confidence * terms.confidence
             optimizer.zero_grad(set_to_none=True)
             loss.backward()

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import signal
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 from sttrack_deploy.errors import UserError
 from sttrack_deploy.geometry import CropWindow, crop_window, iou
 from sttrack_deploy.models.config import preset
-from sttrack_deploy.models.dense_network import DenseSTTrack
+from sttrack_deploy.models.dense_network import DenseStep, DenseSTTrack
 from sttrack_deploy.models.training import losses
 from sttrack_deploy.models.training.clips.real.video_clips import Track
 from sttrack_deploy.models.training.closed_loop import clip_groups, following
@@ -119,6 +120,71 @@ def test_a_target_that_left_the_crop_is_put_back_and_counts_as_away(
     assert all(bool(torch.isfinite(t)) for t in terms[:3])
 
 
+def test_misled_clips_go_on_beside_the_target_and_are_put_back(
+    network: DenseSTTrack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clip_groups, "COPIED", 0.0)
+    asked: list[CropWindow] = []
+
+    class Watched(VideoGroup):
+        def look(self, frame: int, windows, size: int):  # type: ignore[no-untyped-def]
+            asked.append(windows[0])
+            return super().look(frame, windows, size)
+
+    def followed(misled: float, seed: int) -> list[CropWindow]:
+        asked.clear()
+        made = Watched([track()], np.ones(1), np.random.default_rng(seed), 1, 14)
+        terms = following.follow(network, frozen, [made], np.random.default_rng(seed), misled)
+        assert all(bool(torch.isfinite(t)) for t in terms[:3])
+        return list(asked)
+
+    frozen = frozen_part(network, lambda _: None)
+    changed = []
+    for seed in range(6):
+        plain, misled = followed(0.0, seed), followed(1.0, seed)
+        assert plain[:2] == misled[:2]  # the template, and a first crop that shows the target
+        changed.append(plain != misled)
+    assert sum(changed) >= 5
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_something_else_is_a_box_that_a_tracker_could_follow(network: DenseSTTrack, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    places = network.window.numel()
+    low = torch.rand(1, 2, places) * 0.8
+    boxes = torch.cat((low, low + 0.1), 1)
+    logits = torch.randn(1, places)
+    step = DenseStep(torch.zeros(1, 4), torch.zeros(1), torch.zeros(1), logits, boxes)
+    box = np.array([60.0, 50.0, 20.0, 10.0])
+    corners, limits = np.array([10.0, 5.0, 100.0]), np.array([160.0, 120.0])
+    kind = rng.random()
+    x, y, w, h = following._something_else(box, step, 0, corners, limits, np.random.default_rng(seed))
+    assert min(w, h) >= following.SMALLEST
+    assert -w <= x <= 160
+    assert -h <= y <= 120
+    if kind < following.RIVAL:
+        found = boxes[0].double().numpy().T * 100 + [10, 5, 10, 5]
+        away = [float(iou((u, v, r - u, b - v), box)) == 0 for u, v, r, b in found]
+        best = found[np.argmax(np.where(away, logits[0].numpy(), -np.inf))]
+        assert (x, y) == pytest.approx(best[:2])
+    else:
+        assert float(iou((x, y, w, h), box)) < 0.6
+
+
+def test_a_box_that_lies_on_something_else_is_not_stretched_towards_the_target(network: DenseSTTrack) -> None:
+    boxes = torch.tensor([[0.4, 0.4, 0.6, 0.6], [0.7, 0.7, 0.9, 0.9]], requires_grad=True)
+    places = network.window.numel()
+    logit = torch.zeros(2)
+    step = DenseStep(boxes, torch.sigmoid(logit), logit, torch.zeros(2, places), torch.zeros(2, 4, places))
+    target = torch.tensor([[0.38, 0.4, 0.6, 0.6]]).expand(2, 4)
+    _, found = losses.grade_dense(network, step, target, torch.tensor([True, True]))
+    found.box.sum().backward()
+    assert boxes.grad is not None
+    assert float(boxes.grad[0].abs().sum()) > 0
+    assert float(boxes.grad[1].abs().sum()) == 0
+    assert (found.confidence > 0).all()  # which is told what it should have said on both
+
+
 def test_box_loss_is_zero_for_the_same_box_and_grows_away_from_it() -> None:
     box = torch.tensor([[0.2, 0.3, 0.5, 0.6]])
     overlap, none = losses._box_loss(box, box)
@@ -153,6 +219,29 @@ def test_training_changes_only_what_is_trained_and_goes_on_alike(
             assert torch.equal(value, before[name]), name
     assert not torch.equal(whole["verdict.weight"], before["verdict.weight"])
     assert len((part / "log.csv").read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize("trains", ["boxes", "confidence"])
+def test_the_rest_of_the_network_stays_as_it_is(
+    network: DenseSTTrack, material: Material, tmp_path: Path, trains: Literal["boxes", "confidence"]
+) -> None:
+    copy = DenseSTTrack(CONFIG)
+    copy.load_state_dict(network.state_dict())
+    torch.nn.init.normal_(copy.verdict.weight)  # else nothing but its bias has a gradient at first
+    torch.nn.init.normal_(copy.refine.weight[1:], std=0.1)
+    before = {name: value.clone() for name, value in copy.state_dict().items()}
+    recipe = dataclasses.replace(RECIPE, trains=trains, misled=0.5)
+    after = train(
+        copy, frozen_part(network, lambda _: None), material, recipe, tmp_path, report=lambda _: None
+    )
+    changed = {
+        name.partition(".")[0] for name, value in after.items() if not torch.equal(value, before[name])
+    }
+    assert {"decoder", "memory_attention", "judge", "verdict"} <= changed
+    assert "compare" not in changed
+    assert torch.equal(after["refine.weight"][0], before["refine.weight"][0])
+    assert torch.equal(after["refine.bias"][0], before["refine.bias"][0])
+    assert ("encoder" in changed) == ("refine" in changed) == (trains == "boxes")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="there are no such signals on Windows")
