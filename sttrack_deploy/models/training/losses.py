@@ -158,8 +158,6 @@ def grade(
 
 CENTER = 0.3
 """Places within this part of the target's half sides from its middle may win."""
-ON_TARGET = (0.3, 0.6)
-"""Between these overlaps the wanted confidence rises from 0 to 1."""
 
 
 FOLLOWED = 0.1
@@ -182,17 +180,18 @@ class DenseLosses(NamedTuple):
 
 
 def grade_dense(
-    network: DenseSTTrack, step: DenseStep, target: Tensor, held: Tensor
+    network: DenseSTTrack, step: DenseStep, target: Tensor, held: Tensor, on_target: tuple[float, float]
 ) -> tuple[Tensor, DenseLosses]:
     """Overlap ``(n,)``, without gradients, and the losses of one step.
 
     Args:
         target: true boxes x1 y1 x2 y2 over the crop's side.
         held: bool ``(n,)``: the crop shows the target.
+        on_target: between these overlaps the wanted confidence rises from 0 to 1.
     """
     overlap, box_loss = _box_loss(step.box, target)
     overlap = overlap.detach()
-    low, high = ON_TARGET
+    low, high = on_target
     sure = ((overlap - low) / (high - low)).clamp(0, 1) * held
     losses = DenseLosses(
         box_loss * (held & (overlap > FOLLOWED)),

@@ -80,6 +80,7 @@ def follow(
     groups: Sequence[ClipGroup],
     rng: np.random.Generator,
     misled: float = 0.0,
+    on_target: tuple[float, float] = (0.3, 0.6),
 ) -> Terms:
     """Track all clips from their first frame to their last, gradients through query and memory.
 
@@ -89,6 +90,7 @@ def follow(
         groups: of equally many frames.
         rng: where the first crops lie.
         misled: share of the clips in which the crops are put on something else after one of the frames.
+        on_target: between these overlaps the wanted confidence rises from 0 to 1.
     """
     c = network.config
     truth = np.concatenate([w.boxes for w in groups]).astype(np.float64)
@@ -115,7 +117,7 @@ def follow(
         present = inside & visible[:, frame]
         target = torch.from_numpy(wanted).float().to(device)
         held = torch.from_numpy(present).to(device)
-        overlap, losses = grade_dense(network, step, target, held)
+        overlap, losses = grade_dense(network, step, target, held, on_target)
         boxes.append(losses.box)
         places.append(losses.place)
         confidences.append(losses.confidence)

@@ -66,6 +66,7 @@ class ClosedLoopRecipe:
         trains: ``all`` that is not NanoTrack's; ``boxes`` and their confidence, not the score map; or (of a
             network whose ``compare`` is zero) what the ``confidence`` alone depends on: boxes stay as they are.
         misled: share of the clips whose crops are put on something else after one of the frames.
+        on_target: between these overlaps with the truth the wanted confidence rises from 0 to 1.
         place, confidence: weights of the score map's and the confidence's cross entropy, beside the box's 1.
     """
 
@@ -76,6 +77,7 @@ class ClosedLoopRecipe:
     learning_rate: Annotated[float, Within(0, 1, open_low=True)] = 1e-3
     trains: Literal["all", "boxes", "confidence"] = "all"
     misled: Share = 0.0
+    on_target: tuple[Share, Share] = (0.3, 0.6)
     warmup: Annotated[int, Within(0)] = 60
     weight_decay: Weight = 1e-3
     clip_norm: Annotated[float, Within(0, open_low=True)] = 1.0
@@ -88,6 +90,8 @@ class ClosedLoopRecipe:
         check(self)
         if not self.frames:
             raise UserError("frames is a list of one or more lengths, not []")
+        if not self.on_target[0] < self.on_target[1]:
+            raise UserError(f"on_target is two overlaps, the less first, not {list(self.on_target)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,9 +141,9 @@ def train(
     check_run_folder(folder, LOG, ("weights.safetensors",), CHECKPOINT)
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / CHECKPOINT
-    names = CONFIDENCE if recipe.trains == "confidence" else TRAINED
+    chosen = CONFIDENCE if recipe.trains == "confidence" else TRAINED
     kept = ("compare",) if recipe.trains == "boxes" else ()
-    trained = {n: p for n, p in network.named_parameters() if n.startswith(names) and not n.startswith(kept)}
+    trained = {n: p for n, p in network.named_parameters() if n.startswith(chosen) and not n.startswith(kept)}
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(name in trained)
     optimizer = torch.optim.AdamW(trained.values(), recipe.learning_rate, weight_decay=recipe.weight_decay)

@@ -177,7 +177,7 @@ def test_a_box_that_lies_on_something_else_is_not_stretched_towards_the_target(n
     logit = torch.zeros(2)
     step = DenseStep(boxes, torch.sigmoid(logit), logit, torch.zeros(2, places), torch.zeros(2, 4, places))
     target = torch.tensor([[0.38, 0.4, 0.6, 0.6]]).expand(2, 4)
-    _, found = losses.grade_dense(network, step, target, torch.tensor([True, True]))
+    _, found = losses.grade_dense(network, step, target, torch.tensor([True, True]), (0.3, 0.6))
     found.box.sum().backward()
     assert boxes.grad is not None
     assert float(boxes.grad[0].abs().sum()) > 0
@@ -291,6 +291,10 @@ def test_the_tracked_recipe_is_read() -> None:
         ("[closed_loop]\nclips = 100000\n", "clips is from 1 to 4096, not 100000"),
         ("[closed_loop]\nframes = []\n", "frames is a list of one or more lengths"),
         ("[closed_loop]\nframes = [4, 1]\n", "frames is from 2 to 1000, not 1"),
+        ("[closed_loop]\non_target = [0.5, 0.5]\n", "on_target is two overlaps, the less first"),
+        ("[closed_loop]\non_target = [0.5]\n", "on_target"),
+        ("[closed_loop]\nmisled = 2\n", "misled is from 0 to 1, not 2"),
+        ('[closed_loop]\ntrains = "score"\n', "trains"),
         ("[closed_loop]\nlearning_rate = nan\n", "learning_rate must be a number, not nan"),
         ("model = 3\n[closed_loop]\n", "model"),
         ('[model]\npreset = ["x"]\n[closed_loop]\n', "preset"),
