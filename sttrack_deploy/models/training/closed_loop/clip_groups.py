@@ -25,7 +25,7 @@ from sttrack_deploy.models.training.clips.synthetic.image_bank import SpriteSamp
 from sttrack_deploy.models.training.clips.synthetic.layers import crop_matrix, draw_layer, sample_plane
 from sttrack_deploy.models.training.clips.synthetic.scenes import make_scene
 
-__all__ = ["ClipGroup", "PhotographGroup", "VideoGroup", "Views"]
+__all__ = ["ClipGroup", "PhotographGroup", "VideoGroup", "VideoLook", "Views"]
 
 UInt8Array = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float32]
@@ -61,11 +61,13 @@ class ClipGroup(Protocol):
         boxes: float32 ``(n, F, 4)``, x, y, w, h in pixels of the clip's frames.
         visible: bool ``(n, F)``, whether enough of the target can be seen there (if the crop shows that place).
         limits: float32 ``(n, 2)``, width and height of the frames.
+        rivals: of each clip the other annotated objects, float64 ``(k, F, 4)`` like ``boxes``; NaN where unknown.
     """
 
     boxes: FloatArray
     visible: npt.NDArray[np.bool_]
     limits: FloatArray
+    rivals: Sequence[npt.NDArray[np.float64]]
 
     def look(self, frame: int, windows: Sequence[CropWindow], size: int) -> Views:
         """The crops of one frame, one window a clip."""
@@ -86,6 +88,35 @@ class _Passer:
     copy: bool
     scale: float
     patch: UInt8Array | None
+
+
+class VideoLook:
+    """How the frames of video clips look beside what they show: gain, gray, blur and noise.
+
+    Args:
+        frames: of a clip, the template's included.
+    """
+
+    def __init__(self, rng: np.random.Generator, clips: int, frames: int) -> None:
+        self._rng = rng
+        self._gray = rng.random(clips) < GRAY
+        self._gain = np.exp(rng.normal(0, 0.12, (clips, 1, 3)) + rng.normal(0, 0.15, (clips, frames, 1)))
+        self._blur = np.where(rng.random(clips) < 0.15, rng.uniform(0.02, 0.08, clips), 0.0)
+        self._noise = np.where(rng.random(clips) < 0.2, rng.uniform(2, 12, clips), 0.0)
+
+    def degraded(self, patch: UInt8Array, clip: int, frame: int) -> UInt8Array:
+        if self._gray[clip]:
+            patch = np.asarray(cv2.merge([cv2.cvtColor(patch, cv2.COLOR_RGB2GRAY)] * 3), np.uint8)
+        if frame and self._blur[clip]:
+            length = max(2, round(self._blur[clip] * patch.shape[0]))
+            kernel = (length, 1) if clip % 2 else (1, length)
+            patch = np.asarray(cv2.blur(patch, kernel), np.uint8)
+        table = np.arange(256, dtype=np.float32)[:, None] * self._gain[clip, frame][None]
+        patch = np.asarray(cv2.LUT(patch, np.clip(table, 0, 255).astype(np.uint8)[None]), np.uint8)
+        if self._noise[clip]:
+            noise = self._rng.normal(0, self._noise[clip], patch.shape[:2]).astype(np.int16)[..., None]
+            patch = np.clip(patch + noise, 0, 255).astype(np.uint8)
+        return patch
 
 
 class VideoGroup:
@@ -113,23 +144,20 @@ class VideoGroup:
             [track.boxes[f] for track, f in zip(self._tracks, self._frames, strict=True)]
         ).astype(np.float32)
         self._mirrored = rng.random(clips) < MIRRORED
-        self._gray = rng.random(clips) < GRAY
-        self._gain = np.exp(rng.normal(0, 0.12, (clips, 1, 3)) + rng.normal(0, 0.15, (clips, frames + 1, 1)))
-        self._blur = np.where(rng.random(clips) < 0.15, rng.uniform(0.02, 0.08, clips), 0.0)
-        self._noise = np.where(rng.random(clips) < 0.2, rng.uniform(2, 12, clips), 0.0)
-        self._cache: dict[tuple[int, int], UInt8Array] = {}
+        self._look = VideoLook(rng, clips, frames + 1)
         sizes = [self._read(i, 0).shape for i in range(clips)]
         self.limits = np.array([(s[1], s[0]) for s in sizes], np.float32)
         flip = self._mirrored
         self.boxes[flip, :, 0] = self.limits[flip, None, 0] - self.boxes[flip, :, 0] - self.boxes[flip, :, 2]
         self.visible = np.ones(self.boxes.shape[:2], np.bool_)
+        self.rivals: Sequence[npt.NDArray[np.float64]] = [self._others(tracks, i) for i in range(clips)]
         self._passers = [self._companions(i) for i in range(clips)]
 
     def look(self, frame: int, windows: Sequence[CropWindow], size: int) -> Views:
         pixels, masks = [], []
         for clip, window in enumerate(windows):
             crop = cut_window(self._picture(clip, frame), window, size, 16)
-            pixels.append(self._degraded(crop.patch, clip, frame))
+            pixels.append(self._look.degraded(crop.patch, clip, frame))
             masks.append(crop.mask)
         return Views(np.stack(pixels), np.stack(masks))
 
@@ -174,19 +202,20 @@ class VideoGroup:
                 self.visible[clip, 1:] &= (1.0 - scale**2 * np.clip(1 - far, 0, 1))[1:] > HIDDEN
         return passers
 
-    def _degraded(self, patch: UInt8Array, clip: int, frame: int) -> UInt8Array:
-        if self._gray[clip]:
-            patch = np.asarray(cv2.merge([cv2.cvtColor(patch, cv2.COLOR_RGB2GRAY)] * 3), np.uint8)
-        if frame and self._blur[clip]:
-            length = max(2, round(self._blur[clip] * patch.shape[0]))
-            kernel = (length, 1) if clip % 2 else (1, length)
-            patch = np.asarray(cv2.blur(patch, kernel), np.uint8)
-        table = np.arange(256, dtype=np.float32)[:, None] * self._gain[clip, frame][None]
-        patch = np.asarray(cv2.LUT(patch, np.clip(table, 0, 255).astype(np.uint8)[None]), np.uint8)
-        if self._noise[clip]:
-            noise = self._rng.normal(0, self._noise[clip], patch.shape[:2]).astype(np.int16)[..., None]
-            patch = np.clip(patch + noise, 0, 255).astype(np.uint8)
-        return patch
+    def _others(self, tracks: Sequence[Track], clip: int) -> npt.NDArray[np.float64]:
+        """The boxes of the other tracks of the same video."""
+        track = self._tracks[clip]
+        video, number = track.name.partition("__track")[0], np.array(track.number)[self._frames[clip]]
+        found = []
+        for other in tracks:
+            if other is not track and other.name.partition("__track")[0] == video:
+                known = dict(zip(other.number, other.boxes, strict=True))
+                unknown = np.full(4, np.nan)
+                found.append(np.array([known.get(int(n), unknown) for n in number]))
+        out = np.stack(found or [np.full((len(number), 4), np.nan)])
+        if self._mirrored[clip]:
+            out[..., 0] = self.limits[clip, 0] - out[..., 0] - out[..., 2]
+        return out
 
 
 def _moments(track: Track, rng: np.random.Generator, frames: int) -> npt.NDArray[np.int64]:
@@ -260,6 +289,7 @@ class PhotographGroup:
         self.limits = scene.frame_size.numpy().astype(np.float32)
         inside = (scene.interior > 0) & (scene.interior < scene.frame_size[:, None, None])
         self.visible = ((inside.all(-1) * scene.visible).mean(-1) >= HIDDEN).numpy()
+        self.rivals: Sequence[npt.NDArray[np.float64]] = [np.full((1, frames + 1, 4), np.nan)] * clips
         self._photo = self._bank.images[scene.photo].float()
 
     def look(self, frame: int, windows: Sequence[CropWindow], size: int) -> Views:

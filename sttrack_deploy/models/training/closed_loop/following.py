@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from sttrack_deploy.geometry import CropWindow, context_box, crop_window, snapped_window
+from sttrack_deploy.geometry import CropWindow, context_box, crop_window, iou, snapped_window
 from sttrack_deploy.models.config import ModelConfig
 from sttrack_deploy.models.dense_network import DenseStep, DenseSTTrack
 from sttrack_deploy.models.nanotrack import NanoKernels, NanoMaps
@@ -29,8 +29,10 @@ LOST_AFTER = 3
 """Frames without the target in the crop after which the crop is put back on it: nothing more can be learned there."""
 LONGEST_MISLED = 8
 """Further frames for which the crops of a misled clip may stay away."""
+ANNOTATED = 0.7
+"""Share of the misled clips that go on with another annotated object, where there is one."""
 RIVAL, BACKGROUND = 0.6, 0.25
-"""Shares of the misled clips that go on with the second best box, and with a place beside the target; the others go on
+"""Shares of the other ones that go on with the second best box, and with a place beside the target; the rest goes on
 with a part of the target, or with far too large a box."""
 SMALLEST = 6.0
 """Least side, in pixels, of the box that the next crop follows."""
@@ -96,6 +98,7 @@ def follow(
     truth = np.concatenate([w.boxes for w in groups]).astype(np.float64)
     visible = np.concatenate([w.visible for w in groups])
     limits = np.concatenate([w.limits for w in groups]).astype(np.float64)
+    rivals = [boxes for w in groups for boxes in w.rivals]
     clips, frames = truth.shape[:2]
     device = network.query_embed.device
     template = _look(groups, 0, [_template_window(b, c) for b in truth[:, 0]], c.template_size)
@@ -127,7 +130,12 @@ def follow(
         correct.append(float(((step.confidence.detach() > 0.5) == on).float().mean()))
         _move_on(at, step, corners, truth[:, frame], inside | ~visible[:, frame], limits, rng)
         for clip in np.flatnonzero(misled_after == frame):
-            at.box[clip] = _something_else(at.box[clip], step, int(clip), corners[clip], limits[clip], rng)
+            if (rival := _rival(rivals[clip][:, frame], truth[clip, frame], rng)) is not None:
+                at.box[clip] = rival
+            else:
+                at.box[clip] = _something_else(
+                    at.box[clip], step, int(clip), corners[clip], limits[clip], rng
+                )
             at.lost[clip] = -int(rng.integers(LONGEST_MISLED))
     held_count = max(1, sum(len(o) for o in overlaps))
     total = clips * (frames - 1)
@@ -139,6 +147,25 @@ def follow(
         float(np.mean(away)),
         float(np.mean(correct)),
     )
+
+
+def _rival(boxes: FloatArray, truth: FloatArray, rng: np.random.Generator) -> FloatArray | None:
+    """One of the other annotated objects, somewhat inexact; those nearby are taken most often.
+
+    Args:
+        boxes: x, y, w, h of the others on this frame, ``(k, 4)``; NaN where unknown.
+        truth: of the target.
+    """
+    fit = np.isfinite(boxes).all(1) & (boxes[:, 2:] >= SMALLEST).all(1)
+    boxes = boxes[fit]
+    boxes = boxes[iou(boxes, truth) < 0.1] if len(boxes) else boxes
+    if not len(boxes) or rng.random() >= ANNOTATED:
+        return None
+    away = np.hypot(*(boxes[:, :2] + boxes[:, 2:] / 2 - truth[:2] - truth[2:] / 2).T)
+    chances = 1.0 / (away + math.sqrt(float(truth[2] * truth[3])))
+    chosen = int(rng.choice(len(boxes), p=chances / chances.sum()))
+    found: FloatArray = _jittered(boxes[chosen : chosen + 1], rng, 0.08)[0]
+    return found
 
 
 def _something_else(

@@ -23,6 +23,7 @@ from sttrack_deploy.models.training.clips.real.video_clips import Track
 from sttrack_deploy.models.training.clips.synthetic.image_bank import SpriteSampler
 from sttrack_deploy.models.training.closed_loop.clip_groups import ClipGroup, PhotographGroup, VideoGroup
 from sttrack_deploy.models.training.closed_loop.following import Features, Terms, follow
+from sttrack_deploy.models.training.closed_loop.stills import Still, StillGroup
 from sttrack_deploy.models.training.trainer import StopRequest
 from sttrack_deploy.records import Within, check
 
@@ -62,6 +63,8 @@ class ClosedLoopRecipe:
     Attributes:
         clips: in a batch.
         videos: share of the clips that are real video.
+        stills: share of the clips that are photographs of several objects, as they are; the rest of the clips is
+            made of photographs whose objects are set in motion.
         frames: lengths of clips, one of which is drawn for each step.
         trains: ``all`` that is not NanoTrack's; ``boxes`` and their confidence, not the score map; or (of a
             network whose ``compare`` is zero) what the ``confidence`` alone depends on: boxes stay as they are.
@@ -73,6 +76,7 @@ class ClosedLoopRecipe:
     steps: Annotated[int, Within(1, 10**9)] = 2000
     clips: Annotated[int, Within(1, 4096)] = 12
     videos: Share = 0.67
+    stills: Share = 0.0
     frames: tuple[Annotated[int, Within(2, 1000)], ...] = (6, 10, 14)
     learning_rate: Annotated[float, Within(0, 1, open_low=True)] = 1e-3
     trains: Literal["all", "boxes", "confidence"] = "all"
@@ -90,6 +94,10 @@ class ClosedLoopRecipe:
         check(self)
         if not self.frames:
             raise UserError("frames is a list of one or more lengths, not []")
+        if self.videos + self.stills > 1:
+            raise UserError(
+                f"videos and stills are shares of the clips: {self.videos} and {self.stills} are over 1"
+            )
         if not self.on_target[0] < self.on_target[1]:
             raise UserError(f"on_target is two overlaps, the less first, not {list(self.on_target)}")
 
@@ -101,18 +109,22 @@ class Material:
     tracks: Sequence[Track]
     weights: npt.NDArray[np.float64]
     sprites: SpriteSampler | None
+    stills: Sequence[Still] = ()
 
     def groups(self, recipe: ClosedLoopRecipe, step: int, across: float) -> list[ClipGroup]:
         """The clips of a step, which follow from its number and the seed."""
         rng = np.random.default_rng((recipe.seed, step))
         generator = torch.Generator().manual_seed(int(rng.integers(2**60)))
         frames = int(rng.choice(recipe.frames))
-        videos = round(recipe.clips * recipe.videos) if self.sprites is not None else recipe.clips
+        stills = round(recipe.clips * recipe.stills) if self.stills else 0
+        videos = round(recipe.clips * recipe.videos) if self.sprites is not None else recipe.clips - stills
         out: list[ClipGroup] = []
         if videos:
             out.append(VideoGroup(self.tracks, self.weights, rng, videos, frames))
-        if self.sprites is not None and recipe.clips > videos:
-            out.append(PhotographGroup(self.sprites, generator, recipe.clips - videos, frames, across))
+        if self.sprites is not None and (rest := recipe.clips - videos - stills) > 0:
+            out.append(PhotographGroup(self.sprites, generator, rest, frames, across))
+        if stills:
+            out.append(StillGroup(self.stills, rng, stills, frames))
         return out
 
 

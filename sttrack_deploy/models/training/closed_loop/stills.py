@@ -1,0 +1,151 @@
+"""Photographs of several objects as clips without any motion but the camera's: real look-alikes, thousands of them.
+
+Annotated video shows few targets, most of them alone. A photograph of a crowd, a herd or a shelf shows many that belong
+to one kind, each at its place, and nothing is pasted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from sttrack_deploy.cropping import cut_window
+from sttrack_deploy.geometry import CropWindow, iou
+from sttrack_deploy.models.training.closed_loop.clip_groups import (
+    UInt8Array,
+    VideoLook,
+    Views,
+)
+
+__all__ = ["Still", "StillGroup", "read_stills"]
+
+SMALLEST_SIDE = 12.0
+"""Pixels; of what may be a target."""
+LARGEST_SHARE = 0.5
+"""Of the picture's area."""
+APART = 0.1
+"""Overlap up to which two boxes are two objects."""
+MIRRORED = 0.15
+"""Share of the clips whose target has turned about since the template."""
+
+
+@dataclass(frozen=True, slots=True)
+class Still:
+    """A photograph with several objects.
+
+    Attributes:
+        data: the image file, uint8 ``(bytes,)``.
+        boxes: float64 ``(k, 4)``, x, y, w, h in pixels, two or more.
+    """
+
+    data: UInt8Array
+    boxes: npt.NDArray[np.float64]
+
+
+def read_stills(folder: Path, rows: Sequence[dict[str, str]]) -> list[Still]:
+    """The photographs of an image index that show two or more objects, neither too small nor too large."""
+    stills = []
+    for row in rows:
+        boxes = np.array(
+            [[float(v) for v in text.split()] for text in row["boxes"].split(";") if text.strip()]
+        )
+        boxes = boxes.reshape(-1, 4)
+        area = float(row["width"]) * float(row["height"])
+        fit = (boxes[:, 2:].min(1, initial=np.inf) >= SMALLEST_SIDE) & (
+            boxes[:, 2:].prod(1) <= LARGEST_SHARE * area
+        )
+        if fit.sum() >= 2:
+            data = np.frombuffer((folder / row["path"]).read_bytes(), np.uint8)
+            stills.append(Still(data, boxes[fit]))
+    return stills
+
+
+class StillGroup:
+    """Clips of photographs; see :class:`~.clip_groups.ClipGroup`.
+
+    Args:
+        stills: to choose from.
+        rng: decides everything.
+        clips, frames: ``n`` and the number of search frames (``F - 1``).
+    """
+
+    def __init__(self, stills: Sequence[Still], rng: np.random.Generator, clips: int, frames: int) -> None:
+        chosen = [stills[int(i)] for i in rng.integers(len(stills), size=clips)]
+        self._pictures = [_decoded(still) for still in chosen]
+        self._look = VideoLook(rng, clips, frames + 1)
+        self.limits = np.array([p.shape[1::-1] for p in self._pictures], np.float32)
+        self._maps = np.stack([_camera(rng, frames + 1) for _ in chosen])
+        self._steady(chosen, rng)
+
+    def _steady(self, chosen: Sequence[Still], rng: np.random.Generator) -> None:
+        """Which object is the target, and where it and the others are seen."""
+        boxes, rivals = [], []
+        for clip, still in enumerate(chosen):
+            target = int(rng.integers(len(still.boxes)))
+            apart = iou(still.boxes, still.boxes[target]) < APART
+            # The camera moves about the target, so that it stays in the picture.
+            x, y, w, h = still.boxes[target]
+            middle = np.array([x + w / 2, y + h / 2])
+            for matrix in self._maps[clip]:
+                drift = matrix[:, 2] * np.sqrt(w * h)
+                matrix[:, 2] = middle - matrix[:, :2] @ middle + drift
+            boxes.append(_moved(still.boxes[target], self._maps[clip]))
+            rivals.append(
+                np.stack(
+                    [_moved(b, self._maps[clip]) for b in still.boxes[apart]]
+                    or [np.full_like(boxes[-1], np.nan)]
+                )
+            )
+        self.rivals: Sequence[npt.NDArray[np.float64]] = rivals
+        self.boxes = np.stack(boxes).astype(np.float32)
+        middle = self.boxes[..., :2] + self.boxes[..., 2:] / 2
+        self.visible = np.asarray(((middle > 0) & (middle < self.limits[:, None])).all(-1), np.bool_)
+
+    def look(self, frame: int, windows: Sequence[CropWindow], size: int) -> Views:
+        pixels, masks = [], []
+        for clip, window in enumerate(windows):
+            picture, matrix = self._pictures[clip], self._maps[clip, frame]
+            height, width = picture.shape[:2]
+            moved = cv2.warpAffine(picture, matrix, (width, height), borderMode=cv2.BORDER_REFLECT_101)
+            crop = cut_window(np.asarray(moved, np.uint8), window, size, 16)
+            pixels.append(self._look.degraded(crop.patch, clip, frame))
+            masks.append(crop.mask)
+        return Views(np.stack(pixels), np.stack(masks))
+
+
+def _decoded(still: Still) -> UInt8Array:
+    picture = cv2.imdecode(still.data, cv2.IMREAD_COLOR)
+    assert picture is not None
+    return np.asarray(picture, np.uint8)
+
+
+def _camera(rng: np.random.Generator, frames: int) -> npt.NDArray[np.float64]:
+    """Affine maps ``(frames, 2, 3)``, each a little further; the last column in target sizes."""
+    walk = np.cumsum(rng.normal(0, 1, (frames, 5)) * rng.uniform(0.2, 1.0), axis=0)
+    walk -= walk[:1]
+    turn, wide, high = (
+        np.clip(walk[:, i] * s, -m, m) for i, (s, m) in enumerate(((0.04, 0.25), (0.05, 0.3), (0.05, 0.3)))
+    )
+    drift = walk[:, 3:] * 0.15
+    cos, sin = np.cos(turn), np.sin(turn)
+    out = np.empty((frames, 2, 3))
+    out[:, 0, 0], out[:, 0, 1] = np.exp(wide) * cos, -np.exp(wide) * sin
+    out[:, 1, 0], out[:, 1, 1] = np.exp(high) * sin, np.exp(high) * cos
+    out[:, :, 2] = drift
+    if rng.random() < MIRRORED:
+        out[1:, 0, 0] *= -1
+        out[1:, 1, 0] *= -1
+    return out
+
+
+def _moved(box: npt.NDArray[np.float64], maps: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """A box ``(4,)`` under affine maps ``(F, 2, 3)``: ``(F, 4)``; sizes as without the turn."""
+    middle = box[:2] + box[2:] / 2
+    places = maps[:, :, :2] @ middle + maps[:, :, 2]
+    size = box[2:] * np.linalg.norm(maps[:, :, :2], axis=2)
+    return np.concatenate((places - size / 2, size), 1)
