@@ -241,7 +241,8 @@ def _train_closed_loop(
     resumed = (out / CHECKPOINT).is_file()
     network = network_to_train(model, init, nanotrack, recipe.seed)
     with console.status("reading the training material"):
-        material = load_material(images, videos, out / "bank-train.npz", image_limit)
+        bank = out / "bank-train.npz"
+        material = load_material(images, videos, bank, image_limit, stills=recipe.stills > 0)
         frozen = frozen_part(network, say)
     if init is None and not resumed:
         calibrate_inputs(network, frozen, material, recipe)

@@ -20,6 +20,7 @@ from sttrack_deploy.models.training.clips.real.video_clips import load_tracks
 from sttrack_deploy.models.training.clips.synthetic.image_bank import SpriteSampler, load_image_bank
 from sttrack_deploy.models.training.closed_loop.clip_groups import Views
 from sttrack_deploy.models.training.closed_loop.following import Features, follow
+from sttrack_deploy.models.training.closed_loop.stills import read_stills
 from sttrack_deploy.models.training.closed_loop.training import ClosedLoopRecipe, Material
 from sttrack_deploy.models.weights import load_weights
 from sttrack_deploy.records import fill, parse_toml, read_text, show
@@ -60,9 +61,17 @@ def read_closed_loop(path: Path) -> tuple[ModelConfig, ClosedLoopRecipe]:
 
 
 def load_material(
-    images: Path | None, videos: Sequence[Path], cache: Path, limit: int | None = None
+    images: Path | None,
+    videos: Sequence[Path],
+    cache: Path,
+    limit: int | None = None,
+    *,
+    stills: bool = False,
 ) -> Material:
     """Tracks and photographs to learn from; long tracks are used more often, but not in proportion.
+
+    Args:
+        stills: whether photographs of several objects are used as they are, too.
 
     Raises:
         UserError: there is no annotated video, or a folder cannot be read.
@@ -73,7 +82,12 @@ def load_material(
     if images is not None:
         bank = load_image_bank(images, "train", cache=cache, limit=limit)
         sprites = SpriteSampler(bank)
-    return Material(tracks, weights / weights.sum(), sprites)
+    found = read_stills(images, limit) if stills and images is not None else []
+    if stills and images is not None and not found:
+        raise UserError(
+            f"none of the photographs of {images} shows two objects: leave stills out of the recipe"
+        )
+    return Material(tracks, weights / weights.sum(), sprites, found)
 
 
 def network_to_train(

@@ -15,7 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from sttrack_deploy.cropping import cut_window
+from sttrack_deploy.errors import UserError
 from sttrack_deploy.geometry import CropWindow, iou
+from sttrack_deploy.models.training.clips.synthetic.image_bank import parse_boxes, read_index
 from sttrack_deploy.models.training.closed_loop.clip_groups import (
     UInt8Array,
     VideoLook,
@@ -47,20 +49,30 @@ class Still:
     boxes: npt.NDArray[np.float64]
 
 
-def read_stills(folder: Path, rows: Sequence[dict[str, str]]) -> list[Still]:
-    """The photographs of an image index that show two or more objects, neither too small nor too large."""
+def read_stills(folder: Path, limit: int | None = None) -> list[Still]:
+    """The photographs with two or more objects that are neither too small nor too large.
+
+    Args:
+        folder: holds ``index.csv``.
+        limit: look at so many photographs only, spread over the index.
+
+    Raises:
+        UserError: the index or a photograph cannot be read.
+    """
     stills = []
-    for row in rows:
-        boxes = np.array(
-            [[float(v) for v in text.split()] for text in row["boxes"].split(";") if text.strip()]
-        )
-        boxes = boxes.reshape(-1, 4)
-        area = float(row["width"]) * float(row["height"])
-        fit = (boxes[:, 2:].min(1, initial=np.inf) >= SMALLEST_SIDE) & (
-            boxes[:, 2:].prod(1) <= LARGEST_SHARE * area
-        )
+    for row in read_index(folder, "train", limit):
+        boxes = np.array(parse_boxes(folder, row, 1.0), np.float64).reshape(-1, 4)
+        if len(boxes) < 2:
+            continue
+        path = folder / row["path"]
+        data = np.frombuffer(path.read_bytes() if path.is_file() else b"", np.uint8)
+        picture = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+        if picture is None:
+            raise UserError(f"the image {path}, named in index.csv, cannot be read")
+        height, width = picture.shape[:2]
+        sides, areas = boxes[:, 2:].min(1), boxes[:, 2:].prod(1)
+        fit = (sides >= SMALLEST_SIDE) & (areas <= LARGEST_SHARE * height * width)
         if fit.sum() >= 2:
-            data = np.frombuffer((folder / row["path"]).read_bytes(), np.uint8)
             stills.append(Still(data, boxes[fit]))
     return stills
 

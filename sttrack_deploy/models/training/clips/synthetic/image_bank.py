@@ -40,7 +40,7 @@ from sttrack_deploy.models.training.clips.synthetic.sprites import (
 )
 from sttrack_deploy.records import parse_number, read_text
 
-__all__ = ["ImageBank", "Split", "SpriteSampler", "load_image_bank"]
+__all__ = ["ImageBank", "Split", "SpriteSampler", "load_image_bank", "parse_boxes", "read_index"]
 
 
 Split = Literal["train", "val"]
@@ -108,14 +108,7 @@ def load_image_bank(
     Raises:
         UserError: the folder, the index, a column or a file is missing, or nothing is left to read.
     """
-    rows = _read_index(folder)
-    rows = [
-        r for r in rows if (zlib.crc32(r["path"].encode()) % 100 < VALIDATION_PERCENT) == (split == "val")
-    ]
-    if limit is not None and limit < len(rows):
-        rows = [rows[i] for i in np.linspace(0, len(rows) - 1, limit).astype(np.int64)]
-    if not rows:
-        raise UserError(f"{folder / 'index.csv'} has no photograph for the split '{split}'")
+    rows = read_index(folder, split, limit)
     key = f"{CACHE_VERSION} {side} {zlib.crc32(repr([tuple(r.values()) for r in rows]).encode())}"
     arrays = _read_cache(cache, key)
     if arrays is None:
@@ -125,6 +118,20 @@ def load_image_bank(
     names = tuple(sorted({r["set"] for r in rows}))
     tensors = {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
     return ImageBank(set_names=names, **tensors)
+
+
+def read_index(folder: Path, split: Split = "train", limit: int | None = None) -> list[dict[str, str]]:
+    """The lines of ``index.csv`` for a split; arguments and errors as of :func:`load_image_bank`."""
+    rows = [
+        r
+        for r in _read_index(folder)
+        if (zlib.crc32(r["path"].encode()) % 100 < VALIDATION_PERCENT) == (split == "val")
+    ]
+    if limit is not None and limit < len(rows):
+        rows = [rows[i] for i in np.linspace(0, len(rows) - 1, limit).astype(np.int64)]
+    if not rows:
+        raise UserError(f"{folder / 'index.csv'} has no photograph for the split '{split}'")
+    return rows
 
 
 def _read_index(folder: Path) -> list[dict[str, str]]:
@@ -192,7 +199,7 @@ def _read_row(
 ) -> tuple[UInt8Array, list[BoxArray], list[Sprite]]:
     """One photograph, its published boxes, and its sprites; the same whatever else is read."""
     image, scale = _read_image(folder / row["path"], side)
-    boxes = _parse_boxes(folder, row, scale)
+    boxes = parse_boxes(folder, row, scale)
     return (
         image,
         boxes,
@@ -248,7 +255,12 @@ def _decoded(path: Path, how: int) -> UInt8Array | None:
     return None if image is None else np.asarray(image, np.uint8)
 
 
-def _parse_boxes(folder: Path, row: dict[str, str], scale: float) -> list[BoxArray]:
+def parse_boxes(folder: Path, row: dict[str, str], scale: float) -> list[BoxArray]:
+    """The boxes x, y, w, h of a line, times ``scale``.
+
+    Raises:
+        UserError: one is not four numbers.
+    """
     boxes: list[BoxArray] = []
     for text in filter(None, (part.strip() for part in row["boxes"].split(";"))):
         try:
