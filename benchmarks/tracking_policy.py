@@ -1,12 +1,16 @@
-"""Which tracking policy suits a network: settings side by side on tracks that it was not trained on.
+"""Which tracking policy suits a network, and which network tracks best: side by side on training-side tracks.
 
 Run from the repository's root::
 
     python -m benchmarks.tracking_policy --data videos/train/harvest --data videos/train/more --held-out 0.2 \\
         --setting recovery=true,max_growth=4 --setting size_smoothing=0.2
 
-The first row is the bundle's own policy. Score: success AUC over 21 thresholds, averaged over tracks; frames where
-the truth is not known do not count, nor does the first one.
+The first row is the bundle's own policy; ``--also`` adds other bundles with theirs. Score: success AUC over 21
+thresholds, averaged over runs; frames where the truth is not known do not count, nor does the first one.
+
+Most tracks are short and easy, so that nothing tells the settings apart. ``--every 1 --every 3 --every 6`` makes
+targets faster (a run of each), and ``--back-and-forth 120`` lets the runs that leave frames out turn about at the
+ends until they are that long: who is lost then has time to be found again, or to stay lost.
 """
 
 from __future__ import annotations
@@ -34,6 +38,8 @@ from sttrack_deploy.runtime.tracker import Tracker
 from sttrack_deploy.terminal.options import bundle_option, engine_options, json_option
 from sttrack_deploy.terminal.program import command, complain, console, progress_bar, say
 
+SHORTEST = 8
+"""Frames of a run; shorter ones say little."""
 THRESHOLDS = np.linspace(0.0, 1.0, 21)
 
 
@@ -50,6 +56,20 @@ class Run:
         return float((self.overlap[:, None] > THRESHOLDS).mean())
 
 
+def frames_of_run(length: int, every: int, at_least: int = 0) -> list[int]:
+    """Which frames a run shows: every so many, there and back again until there are enough of them.
+
+    >>> frames_of_run(8, 3, 7)
+    [0, 3, 6, 3, 0, 3, 6]
+    """
+    one_way = list(range(0, length, every))
+    if len(one_way) < 2:
+        return one_way
+    there_and_back = one_way + one_way[-2:0:-1]
+    count = max(len(one_way), at_least)
+    return [there_and_back[i % len(there_and_back)] for i in range(count)]
+
+
 def follow(tracker: Tracker, frames: list[npt.NDArray[np.uint8]], truth: npt.NDArray[np.float64]) -> Run:
     """Track from the first true box to the end."""
     tracker.init(frames[0], (*(float(v) for v in truth[0]),))
@@ -63,14 +83,20 @@ def follow(tracker: Tracker, frames: list[npt.NDArray[np.uint8]], truth: npt.NDA
     return Run(overlap[known], confidence[known], lost[known])
 
 
-def summarize(runs: list[Run], base: list[Run]) -> dict[str, float]:
-    """The figures of one setting; the interval of the difference is a bootstrap over tracks (95 %)."""
+def summarize(runs: list[Run], base: list[Run], sources: list[str]) -> dict[str, float]:
+    """The figures of one setting; the interval of the difference is a bootstrap over repositories (95 %).
+
+    Args:
+        sources: of each run its repository; the runs of one are alike.
+    """
     overlap, confidence, lost = (
         np.concatenate([getattr(run, name) for run in runs]) for name in ("overlap", "confidence", "lost")
     )
     gain = np.array([run.auc - other.auc for run, other in zip(runs, base, strict=True)])
-    draws = np.random.default_rng(0).integers(0, len(gain), (2000, len(gain)))
-    low, high = np.quantile(gain[draws].mean(axis=1), (0.025, 0.975))
+    names, group = np.unique(sources, return_inverse=True)
+    total, count = np.bincount(group, gain), np.bincount(group)
+    draws = np.random.default_rng(0).integers(0, len(names), (2000, len(names)))
+    low, high = np.quantile(total[draws].sum(axis=1) / count[draws].sum(axis=1), (0.025, 0.975))
     off, on = overlap < BAD_IOU, overlap > GOOD_IOU
     return {
         "auc": float(np.mean([run.auc for run in runs])),
@@ -124,6 +150,28 @@ def parse_setting(text: str, policy: TrackingPolicy) -> TrackingPolicy:
     "--most", type=click.IntRange(min=1), default=4, show_default=True, help="Tracks of one repository."
 )
 @click.option("--longest", type=click.IntRange(min=2), default=150, show_default=True, help="Frames a track.")
+@click.option(
+    "--every",
+    "strides",
+    type=click.IntRange(min=1),
+    multiple=True,
+    default=(1,),
+    show_default=True,
+    help="Show every so many frames; several times for a run of each.",
+)
+@click.option(
+    "--back-and-forth",
+    "at_least",
+    type=click.IntRange(min=0),
+    default=0,
+    help="Runs that leave frames out turn about at the ends until they have so many.",
+)
+@click.option(
+    "--also",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    multiple=True,
+    help="Another bundle to compare with, under its own policy.",
+)
 @click.option("--setting", "settings", metavar="F=V,F=V", multiple=True, help="A policy to try.")
 @bundle_option
 @engine_options
@@ -134,6 +182,9 @@ def main(
     share: float,
     most: int,
     longest: int,
+    strides: tuple[int, ...],
+    at_least: int,
+    also: tuple[Path, ...],
     settings: tuple[str, ...],
     bundle: Path | None,
     engine: str,
@@ -152,23 +203,39 @@ def main(
     network, own = load_engine(engine, opened, threads), opened.manifest.tracking
     policies = {"as it is": own} | {text: parse_setting(text, own) for text in settings}
     trackers = {name: Tracker(opened, network, policy) for name, policy in policies.items()}
-    runs: dict[str, list[Run]] = {name: [] for name in policies}
+    for path in also:
+        other = open_bundle(path)
+        trackers[str(path)] = Tracker(other, load_engine(engine, other, threads))
+    plans = [
+        (track, frames_of_run(len(track.truth), every, at_least if every > 1 else 0))
+        for track in tracks
+        for every in dict.fromkeys(strides)
+    ]
+    plans = [(track, shown) for track, shown in plans if len(shown) >= SHORTEST]
+    if not plans:
+        raise UsageError(
+            f"no track is long enough for --every {min(strides)}: a run has {SHORTEST} frames or more"
+        )
+    runs: dict[str, list[Run]] = {name: [] for name in trackers}
     with progress_bar() as bar:
-        bar.stage("tracks", sum(len(t.truth) for t in tracks) * len(trackers))
+        bar.stage("tracks", sum(len(shown) for _, shown in plans) * len(trackers))
         try:
-            for track in tracks:
-                frames = list(track.frames())
+            decoded: tuple[TrainingTrack | None, list[npt.NDArray[np.uint8]]] = None, []
+            for track, shown in plans:
+                if decoded[0] is not track:
+                    decoded = track, list(track.frames())
                 for name, tracker in trackers.items():
-                    runs[name].append(follow(tracker, frames, track.truth))
-                    bar.advance(len(frames))
+                    runs[name].append(follow(tracker, [decoded[1][i] for i in shown], track.truth[shown]))
+                    bar.advance(len(shown))
         except KeyboardInterrupt:
-            complain("interrupted: the table is of the tracks that every setting has run on")
+            complain("interrupted: the table is of the runs that every setting has made")
     done = min(map(len, runs.values()))
     if not done:
         raise UserError("no track was finished, so there is nothing to compare")
-    tracks, runs = tracks[:done], {name: found[:done] for name, found in runs.items()}
-    figures = {name: summarize(found, runs["as it is"]) for name, found in runs.items()}
-    show(figures, tracks)
+    tracks, runs = [track for track, _ in plans[:done]], {name: found[:done] for name, found in runs.items()}
+    sources = [track.repository for track in tracks]
+    figures = {name: summarize(found, runs["as it is"], sources) for name, found in runs.items()}
+    show(figures, tracks, sum(len(shown) - 1 for _, shown in plans[:done]))
     if json_path is not None:
         document = without_nan({"tracks": [t.name for t in tracks], "settings": figures})
         text = json.dumps(document, indent=1) + "\n"
@@ -192,11 +259,11 @@ def _spread(tracks: list[TrainingTrack], most: int) -> list[TrainingTrack]:
     return [tracks[int(index * step)] for index in range(min(most, len(tracks)))]
 
 
-def show(figures: dict[str, dict[str, float]], tracks: list[TrainingTrack]) -> None:
-    """The table for people."""
-    count = sum(len(t.truth) - 1 for t in tracks)
+def show(figures: dict[str, dict[str, float]], tracks: list[TrainingTrack], frames: int) -> None:
+    """The table for people; of each run its track."""
+    names, sources = {t.name for t in tracks}, {t.repository for t in tracks}
     table = Table(
-        title=f"{len(tracks)} tracks of {len({t.repository for t in tracks})} repositories, {count} frames"
+        title=f"{len(tracks)} runs of {len(names)} tracks of {len(sources)} repositories, {frames} frames"
     )
     table.add_column("setting")
     for heading in ("AUC", "gain, points (95 %)", "off target", "AUROC", "LOST off target", "false alarms"):

@@ -90,7 +90,11 @@ def test_the_other_tracks_of_a_video_are_known(monkeypatch: pytest.MonkeyPatch, 
         boxes = np.array([(*places[i][which], 24, 24) for i in kept], np.float64)
         return Track(name, tuple(frames[i] for i in kept), tuple(kept), boxes)
 
-    tracks = [track("v__track1", 0, range(20)), track("v__track2", 1, range(0, 20, 3)), track("w", 1, range(20))]
+    tracks = [
+        track("v__track1", 0, range(20)),
+        track("v__track2", 1, range(0, 20, 3)),
+        track("w", 1, range(20)),
+    ]
     group = VideoGroup(tracks, np.array([1.0, 0.0, 0.0]), np.random.default_rng(4), 1, 6)
     (rivals,) = group.rivals
     assert rivals.shape == (1, 7, 4)  # not the one of another video
