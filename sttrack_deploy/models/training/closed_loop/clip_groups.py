@@ -105,6 +105,7 @@ class VideoLook:
         self._noise = np.where(rng.random(clips) < 0.2, rng.uniform(2, 12, clips), 0.0)
 
     def degraded(self, patch: UInt8Array, clip: int, frame: int) -> UInt8Array:
+        """A crop, uint8 ``(s, s, 3)``, as this clip's camera shows it."""
         if self._gray[clip]:
             patch = np.asarray(cv2.merge([cv2.cvtColor(patch, cv2.COLOR_RGB2GRAY)] * 3), np.uint8)
         if frame and self._blur[clip]:
@@ -205,10 +206,10 @@ class VideoGroup:
     def _others(self, tracks: Sequence[Track], clip: int) -> npt.NDArray[np.float64]:
         """The boxes of the other tracks of the same video."""
         track = self._tracks[clip]
-        video, number = track.name.partition("__track")[0], np.array(track.number)[self._frames[clip]]
+        number = np.array(track.number)[self._frames[clip]]
         found = []
         for other in tracks:
-            if other is not track and other.name.partition("__track")[0] == video:
+            if other is not track and other.video == track.video:
                 known = dict(zip(other.number, other.boxes, strict=True))
                 unknown = np.full(4, np.nan)
                 found.append(np.array([known.get(int(n), unknown) for n in number]))

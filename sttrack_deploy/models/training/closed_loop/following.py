@@ -105,7 +105,10 @@ def follow(
     kernels, features = frozen.template(template)
     state = network.start(kernels, features)
     at = _Followed(_jittered(truth[:, 1], rng, 0.12), np.zeros(clips, np.int64))
-    misled_after = np.where(rng.random(clips) < misled, rng.integers(1, max(2, frames - 1), clips), 0)
+    misled_after = np.zeros(clips, np.int64)
+    if misled > 0:
+        chosen = np.flatnonzero(rng.random(clips) < misled)
+        misled_after[chosen] = rng.integers(1, max(2, frames - 1), len(chosen))
     boxes, places, confidences = [], [], []
     overlaps, away, correct = [], [], []
     for frame in range(1, frames):

@@ -92,10 +92,10 @@ class StillGroup:
         self._look = VideoLook(rng, clips, frames + 1)
         self.limits = np.array([p.shape[1::-1] for p in self._pictures], np.float32)
         self._maps = np.stack([_camera(rng, frames + 1) for _ in chosen])
-        self._steady(chosen, rng)
+        self._aim(chosen, rng)
 
-    def _steady(self, chosen: Sequence[Still], rng: np.random.Generator) -> None:
-        """Which object is the target, and where it and the others are seen."""
+    def _aim(self, chosen: Sequence[Still], rng: np.random.Generator) -> None:
+        """Choose the targets, and turn the camera on them: where they and the others are seen."""
         boxes, rivals = [], []
         for clip, still in enumerate(chosen):
             target = int(rng.integers(len(still.boxes)))

@@ -61,6 +61,11 @@ class Track:
     number: tuple[int, ...]
     boxes: FloatArray
 
+    @property
+    def video(self) -> str:
+        """The video's name; tracks of one video share it."""
+        return self.name.partition("__track")[0]
+
 
 class MemoryTracks:
     """A :class:`~sttrack_deploy.models.training.clips.real.track_bank.TrackBank` over tracks in memory."""
