@@ -173,7 +173,10 @@ def check_start(box: FloatArray, line: str, where: str) -> None:
         UserError: this one, x, y, w, h from ``line``, is NaN or empty.
     """
     if not (box[2:] > 0).all():
-        raise UserError(f"{where}: tracking starts on this box, but it is {line!r}")
+        raise UserError(
+            f"{where}: tracking starts on this box, but it is {line!r}; let the sequence begin where the target is "
+            "known, or take its annotation out of the folder"
+        )
 
 
 def spread_start(boxes: FloatArray, frames: int, path: Path) -> tuple[FloatArray, bool]:
