@@ -148,9 +148,15 @@ def train(
         until: stop, saved, after this step.
 
     Raises:
+        UserError: the network is not one whose confidence can be trained alone, as the recipe says.
         KeyboardInterrupt: Ctrl-C, SIGTERM or SIGHUP, saved after the step that was under way.
     """
     check_run_folder(folder, LOG, ("weights.safetensors",), CHECKPOINT)
+    if recipe.trains == "confidence" and bool(network.compare.weight.any() or network.compare.bias.any()):
+        raise UserError(
+            'trains = "confidence" would move the boxes of this network, whose score map depends on the temporal '
+            'query: train it with "boxes" or "all"'
+        )
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / CHECKPOINT
     chosen = CONFIDENCE if recipe.trains == "confidence" else TRAINED

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import signal
 from pathlib import Path
 from typing import Literal
@@ -244,6 +245,18 @@ def test_the_rest_of_the_network_stays_as_it_is(
     assert ("encoder" in changed) == ("refine" in changed) == (trains == "boxes")
 
 
+def test_a_confidence_that_boxes_depend_on_is_not_trained_alone(
+    network: DenseSTTrack, material: Material, tmp_path: Path
+) -> None:
+    copy = DenseSTTrack(CONFIG)
+    copy.load_state_dict(network.state_dict())
+    torch.nn.init.ones_(copy.compare.bias)
+    recipe = dataclasses.replace(RECIPE, trains="confidence")
+    with pytest.raises(UserError, match='would move the boxes of this network.*"boxes" or "all"'):
+        train(copy, frozen_part(network, lambda _: None), material, recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.skipif(os.name == "nt", reason="there are no such signals on Windows")
 def test_a_signal_ends_the_step_and_saves(network: DenseSTTrack, material: Material, tmp_path: Path) -> None:
     told: list[str] = []
@@ -272,6 +285,14 @@ def test_a_checkpoint_that_is_no_runs_is_told(
     with pytest.raises(UserError, match=r"checkpoint\.pt holds no checkpoint that this run can go on from"):
         train(network, frozen, material, RECIPE, tmp_path)
     assert not (tmp_path / "log.csv").exists()
+
+
+def test_the_recipe_of_the_documentation_is_read(tmp_path: Path) -> None:
+    text = (REPOSITORY / "docs" / "train.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "recipe.toml").write_text(block)
+    _, recipe = read_closed_loop(tmp_path / "recipe.toml")
+    assert recipe.trains == "confidence"
 
 
 def test_the_tracked_recipe_is_read() -> None:
