@@ -252,7 +252,7 @@ def test_a_confidence_that_boxes_depend_on_is_not_trained_alone(
     copy.load_state_dict(network.state_dict())
     torch.nn.init.ones_(copy.compare.bias)
     recipe = dataclasses.replace(RECIPE, trains="confidence")
-    with pytest.raises(UserError, match='would move the boxes of this network.*"boxes" or "all"'):
+    with pytest.raises(UserError, match=r'would move the boxes of this network.*"boxes" or "all"'):
         train(copy, frozen_part(network, lambda _: None), material, recipe, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
