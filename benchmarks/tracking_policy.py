@@ -84,7 +84,7 @@ def follow(tracker: Tracker, frames: list[npt.NDArray[np.uint8]], truth: npt.NDA
 
 
 def summarize(runs: list[Run], base: list[Run], sources: list[str]) -> dict[str, float]:
-    """The figures of one setting; the interval of the difference is a bootstrap over repositories (95 %).
+    """The figures of one setting; the interval of the difference is a bootstrap over repositories (95 %), NaN of one.
 
     Args:
         sources: of each run its repository; the runs of one are alike.
@@ -95,8 +95,10 @@ def summarize(runs: list[Run], base: list[Run], sources: list[str]) -> dict[str,
     gain = np.array([run.auc - other.auc for run, other in zip(runs, base, strict=True)])
     names, group = np.unique(sources, return_inverse=True)
     total, count = np.bincount(group, gain), np.bincount(group)
+    low = high = math.nan  # one source says nothing of others
     draws = np.random.default_rng(0).integers(0, len(names), (2000, len(names)))
-    low, high = np.quantile(total[draws].sum(axis=1) / count[draws].sum(axis=1), (0.025, 0.975))
+    if len(names) > 1:
+        low, high = np.quantile(total[draws].sum(axis=1) / count[draws].sum(axis=1), (0.025, 0.975))
     off, on = overlap < BAD_IOU, overlap > GOOD_IOU
     return {
         "auc": float(np.mean([run.auc for run in runs])),
@@ -204,6 +206,8 @@ def main(
     policies = {"as it is": own} | {text: parse_setting(text, own) for text in settings}
     trackers = {name: Tracker(opened, network, policy) for name, policy in policies.items()}
     for path in also:
+        if str(path) in trackers:
+            raise UsageError(f"--also {path}: there is a row of that name already")
         other = open_bundle(path)
         trackers[str(path)] = Tracker(other, load_engine(engine, other, threads))
     plans = [
@@ -214,7 +218,8 @@ def main(
     plans = [(track, shown) for track, shown in plans if len(shown) >= SHORTEST]
     if not plans:
         raise UsageError(
-            f"no track is long enough for --every {min(strides)}: a run has {SHORTEST} frames or more"
+            f"no track is long enough for --every {min(strides)} and --longest {longest}: a run has {SHORTEST} frames "
+            "or more"
         )
     runs: dict[str, list[Run]] = {name: [] for name in trackers}
     with progress_bar() as bar:
@@ -224,6 +229,11 @@ def main(
             for track, shown in plans:
                 if decoded[0] is not track:
                     decoded = track, list(track.frames())
+                    if len(decoded[1]) < len(track.truth):
+                        raise UserError(
+                            f"{track.video} ends after {track.first + len(decoded[1])} frames, but {track.name}.txt "
+                            f"has boxes up to line {track.first + len(track.truth)}"
+                        )
                 for name, tracker in trackers.items():
                     runs[name].append(follow(tracker, [decoded[1][i] for i in shown], track.truth[shown]))
                     bar.advance(len(shown))
@@ -237,7 +247,8 @@ def main(
     figures = {name: summarize(found, runs["as it is"], sources) for name, found in runs.items()}
     show(figures, tracks, sum(len(shown) - 1 for _, shown in plans[:done]))
     if json_path is not None:
-        document = without_nan({"tracks": [t.name for t in tracks], "settings": figures})
+        made = [{"track": track.name, "every": abs(shown[1] - shown[0])} for track, shown in plans[:done]]
+        document = without_nan({"runs": made, "settings": figures})
         text = json.dumps(document, indent=1) + "\n"
         click.echo(text, nl=False) if str(json_path) == "-" else json_path.write_text(text, encoding="utf-8")
     say(
@@ -272,7 +283,8 @@ def show(figures: dict[str, dict[str, float]], tracks: list[TrainingTrack], fram
         table.add_row(
             name,
             f"{f['auc']:.4f}",
-            f"{100 * f['gain']:+.2f} ({100 * f['gain_low']:+.2f} … {100 * f['gain_high']:+.2f})",
+            f"{100 * f['gain']:+.2f} "
+            f"({_known(100 * f['gain_low'], '+.2f')} … {_known(100 * f['gain_high'], '+.2f')})",
             f"{f['off_target']:.1%}",
             *(_known(f[name], style) for name, style in SHOWN.items()),
         )

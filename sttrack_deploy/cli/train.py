@@ -236,6 +236,8 @@ def _train_closed_loop(
         raise UsageError(
             "closed-loop training needs annotated video: --videos DIR, as often as there are folders"
         )
+    if recipe.stills and images is None:
+        raise UsageError("the recipe has stills, which are photographs: --images DIR, or leave stills out")
     if threads:
         torch.set_num_threads(threads)
     resumed = (out / CHECKPOINT).is_file()

@@ -54,7 +54,8 @@ def test_a_bundle_beside_itself_gains_nothing(tmp_path: Path, monkeypatch: pytes
     result = CliRunner().invoke(main, [*arguments, "--json", str(tmp_path / "out.json")])
     assert result.exit_code == 0, result.output
     document = json.loads((tmp_path / "out.json").read_text())
-    assert document["tracks"] == ["clip", "clip"]
+    assert document["runs"] == [{"track": "clip", "every": 1}, {"track": "clip", "every": 3}]
+    assert document["settings"]["as it is"]["gain_low"] is None  # of one source
     assert document["settings"][shipped] == document["settings"]["as it is"]
     assert document["settings"]["box_correction=0"]["auc"] != document["settings"]["as it is"]["auc"]
 
@@ -67,4 +68,4 @@ def test_tracks_that_are_too_short_are_told(tmp_path: Path) -> None:
     (tmp_path / "clip.txt").write_text("10,10,30,30\n" * 12)
     result = CliRunner().invoke(main, ["--data", str(tmp_path), "--every", "6"])
     assert result.exit_code == 2
-    assert "no track is long enough for --every 6" in result.output
+    assert "no track is long enough for --every 6 and --longest 150" in result.output

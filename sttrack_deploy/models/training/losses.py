@@ -160,16 +160,11 @@ CENTER = 0.3
 """Places within this part of the target's half sides from its middle may win."""
 
 
-FOLLOWED = 0.1
-"""Least overlap of a box that has to fit better. Where it lies on something else, only the score map can help: to
-stretch it towards the target would teach wrong sizes."""
-
-
 class DenseLosses(NamedTuple):
     """Losses of one frame of ``n`` clips, ``(n,)`` each.
 
     Attributes:
-        box: generalized IoU and L1; 0 where the target is not in the crop, or the box not on the target.
+        box: generalized IoU and L1; 0 where the target is not in the crop.
         place: cross entropy of the score map; 0 there too.
         confidence: cross entropy of the confidence, on every frame.
     """
@@ -194,7 +189,7 @@ def grade_dense(
     low, high = on_target
     sure = ((overlap - low) / (high - low)).clamp(0, 1) * held
     losses = DenseLosses(
-        box_loss * (held & (overlap > FOLLOWED)),
+        box_loss * held,
         _place_loss(network, step, target) * held,
         F.binary_cross_entropy_with_logits(step.confidence_logit, sure, reduction="none"),
     )

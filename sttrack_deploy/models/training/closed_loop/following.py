@@ -29,6 +29,8 @@ LOST_AFTER = 3
 """Frames without the target in the crop after which the crop is put back on it: nothing more can be learned there."""
 LONGEST_MISLED = 8
 """Further frames for which the crops of a misled clip may stay away."""
+FOLLOWED = 0.1
+"""Least overlap of a box of a misled clip that has to fit better."""
 ANNOTATED = 0.7
 """Share of the misled clips that go on with another annotated object, where there is one."""
 RIVAL, BACKGROUND = 0.6, 0.25
@@ -124,7 +126,10 @@ def follow(
         target = torch.from_numpy(wanted).float().to(device)
         held = torch.from_numpy(present).to(device)
         overlap, losses = grade_dense(network, step, target, held, on_target)
-        boxes.append(losses.box)
+        # To stretch a box that lies on something else towards the target would teach wrong sizes.
+        followed = overlap > FOLLOWED
+        followed |= torch.from_numpy((misled_after == 0) | (frame <= misled_after)).to(device)
+        boxes.append(losses.box * followed)
         places.append(losses.place)
         confidences.append(losses.confidence)
         overlaps.append(overlap[held])
@@ -136,10 +141,9 @@ def follow(
             if (rival := _rival(rivals[clip][:, frame], truth[clip, frame], rng)) is not None:
                 at.box[clip] = rival
             else:
-                at.box[clip] = _something_else(
-                    at.box[clip], step, int(clip), corners[clip], limits[clip], rng
-                )
-            at.lost[clip] = -int(rng.integers(LONGEST_MISLED))
+                at.box[clip] = _something_else(at.box[clip], step, int(clip), corners[clip], rng)
+            at.box[clip] = _within(at.box[clip], limits[clip])
+            at.lost[clip] = -int(rng.integers(LONGEST_MISLED + 1))
     held_count = max(1, sum(len(o) for o in overlaps))
     total = clips * (frames - 1)
     return Terms(
@@ -176,7 +180,6 @@ def _something_else(
     step: DenseStep,
     clip: int,
     corners: FloatArray,
-    limits: FloatArray,
     rng: np.random.Generator,
 ) -> FloatArray:
     """A box x, y, w, h in frame pixels that a tracker might follow by mistake instead of ``box``."""
@@ -190,7 +193,7 @@ def _something_else(
         if elsewhere.any():
             scores = step.logits[clip].detach().double().cpu().numpy()
             x1, y1, x2, y2 = found[np.argmax(np.where(elsewhere, scores, -np.inf))]
-            return np.array([x1, y1, max(x2 - x1, SMALLEST), max(y2 - y1, SMALLEST)])
+            return np.array([x1, y1, x2 - x1, y2 - y1])
     unit = math.sqrt(float(box[2] * box[3]))
     if kind < RIVAL + BACKGROUND:
         angle, gap = rng.uniform(0, 2 * np.pi), rng.uniform(1.0, 2.5) * unit
@@ -200,8 +203,14 @@ def _something_else(
         shift = rng.uniform(-0.35, 0.35, 2) * box[2:]
     else:
         scale, shift = float(rng.uniform(2.0, 3.5)), rng.normal(0, 0.3, 2) * unit
-    size = np.clip(box[2:] * scale, SMALLEST, limits)
-    middle = np.clip(box[:2] + box[2:] / 2 + shift, 0, limits)
+    size = box[2:] * scale
+    return np.concatenate((box[:2] + box[2:] / 2 + shift - size / 2, size))
+
+
+def _within(box: FloatArray, limits: FloatArray) -> FloatArray:
+    """The box with its middle in the frame and its size no larger."""
+    size = np.clip(box[2:], SMALLEST, limits)
+    middle = np.clip(box[:2] + box[2:] / 2, 0, limits)
     return np.concatenate((middle - size / 2, size))
 
 

@@ -85,7 +85,7 @@ def load_material(
     found = read_stills(images, limit) if stills and images is not None else []
     if stills and images is not None and not found:
         raise UserError(
-            f"none of the photographs of {images} shows two objects: leave stills out of the recipe"
+            f"none of the photographs of {images} shows two objects apart: leave stills out of the recipe"
         )
     return Material(tracks, weights / weights.sum(), sprites, found)
 

@@ -15,9 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from sttrack_deploy.cropping import cut_window
-from sttrack_deploy.errors import UserError
 from sttrack_deploy.geometry import CropWindow, iou
-from sttrack_deploy.models.training.clips.synthetic.image_bank import parse_boxes, read_index
+from sttrack_deploy.models.training.clips.synthetic.image_bank import parse_boxes, read_image, read_index
 from sttrack_deploy.models.training.closed_loop.clip_groups import (
     UInt8Array,
     VideoLook,
@@ -30,6 +29,8 @@ SMALLEST_SIDE = 12.0
 """Pixels; of what may be a target."""
 LARGEST_SHARE = 0.5
 """Of the picture's area."""
+INSIDE = 0.5
+"""Least part of a box that lies in the picture; it is cut to it."""
 APART = 0.1
 """Overlap up to which two boxes are two objects."""
 MIRRORED = 0.15
@@ -50,7 +51,7 @@ class Still:
 
 
 def read_stills(folder: Path, limit: int | None = None) -> list[Still]:
-    """The photographs with two or more objects that are neither too small nor too large.
+    """The photographs with two or more objects apart, in the picture, and neither too small nor too large.
 
     Args:
         folder: holds ``index.csv``.
@@ -61,19 +62,21 @@ def read_stills(folder: Path, limit: int | None = None) -> list[Still]:
     """
     stills = []
     for row in read_index(folder, "train", limit):
-        boxes = np.array(parse_boxes(folder, row, 1.0), np.float64).reshape(-1, 4)
-        if len(boxes) < 2:
+        given = np.array(parse_boxes(folder, row, 1.0), np.float64).reshape(-1, 4)
+        if len(given) < 2:
             continue
-        path = folder / row["path"]
-        data = np.frombuffer(path.read_bytes() if path.is_file() else b"", np.uint8)
-        picture = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-        if picture is None:
-            raise UserError(f"the image {path}, named in index.csv, cannot be read")
-        height, width = picture.shape[:2]
+        height, width = read_image(folder / row["path"]).shape[:2]
+        low = np.clip(given[:, :2], 0, (width, height))
+        high = np.clip(given[:, :2] + given[:, 2:], 0, (width, height))
+        boxes = np.concatenate((low, high - low), 1)
         sides, areas = boxes[:, 2:].min(1), boxes[:, 2:].prod(1)
         fit = (sides >= SMALLEST_SIDE) & (areas <= LARGEST_SHARE * height * width)
-        if fit.sum() >= 2:
-            stills.append(Still(data, boxes[fit]))
+        fit &= areas >= INSIDE * given[:, 2:].prod(1)
+        boxes = boxes[fit]
+        alone = [bool((iou(boxes, box) >= APART).all()) for box in boxes]
+        boxes = boxes[~np.array(alone, np.bool_)]
+        if len(boxes) >= 2:
+            stills.append(Still(np.frombuffer((folder / row["path"]).read_bytes(), np.uint8), boxes))
     return stills
 
 
@@ -107,16 +110,17 @@ class StillGroup:
                 drift = matrix[:, 2] * np.sqrt(w * h)
                 matrix[:, 2] = middle - matrix[:, :2] @ middle + drift
             boxes.append(_moved(still.boxes[target], self._maps[clip]))
-            rivals.append(
-                np.stack(
-                    [_moved(b, self._maps[clip]) for b in still.boxes[apart]]
-                    or [np.full_like(boxes[-1], np.nan)]
-                )
-            )
+            others = np.stack([_moved(box, self._maps[clip]) for box in still.boxes[apart]])
+            others[~self._inside(others, clip)] = np.nan
+            rivals.append(others)
         self.rivals: Sequence[npt.NDArray[np.float64]] = rivals
         self.boxes = np.stack(boxes).astype(np.float32)
-        middle = self.boxes[..., :2] + self.boxes[..., 2:] / 2
-        self.visible = np.asarray(((middle > 0) & (middle < self.limits[:, None])).all(-1), np.bool_)
+        self.visible = np.stack([self._inside(box, clip) for clip, box in enumerate(self.boxes)])
+
+    def _inside(self, boxes: npt.NDArray[np.floating], clip: int) -> npt.NDArray[np.bool_]:
+        """Whether the middles of boxes ``(..., 4)`` lie in the picture."""
+        middle = boxes[..., :2] + boxes[..., 2:] / 2
+        return np.asarray(((middle > 0) & (middle < self.limits[clip])).all(-1), np.bool_)
 
     def look(self, frame: int, windows: Sequence[CropWindow], size: int) -> Views:
         pixels, masks = [], []
@@ -156,8 +160,8 @@ def _camera(rng: np.random.Generator, frames: int) -> npt.NDArray[np.float64]:
 
 
 def _moved(box: npt.NDArray[np.float64], maps: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """A box ``(4,)`` under affine maps ``(F, 2, 3)``: ``(F, 4)``; sizes as without the turn."""
+    """A box ``(4,)`` under affine maps ``(F, 2, 3)``: ``(F, 4)``, as if an ellipse filled it."""
     middle = box[:2] + box[2:] / 2
     places = maps[:, :, :2] @ middle + maps[:, :, 2]
-    size = box[2:] * np.linalg.norm(maps[:, :, :2], axis=2)
+    size = np.sqrt(maps[:, :, :2] ** 2 @ box[2:] ** 2)
     return np.concatenate((places - size / 2, size), 1)

@@ -49,7 +49,7 @@ TRAINED = (
 )
 """First words of the names of what is trained; the rest is NanoTrack's and stays."""
 CONFIDENCE = ("decoder", "memory_attention", "query_embed", "note", "judge", "verdict")
-"""Those that nothing but the confidence depends on, as long as ``compare`` is zero."""
+"""Those that boxes do not depend on but through the confidence, as long as ``compare`` is zero."""
 
 
 Share = Annotated[float, Within(0, 1)]
@@ -66,8 +66,9 @@ class ClosedLoopRecipe:
         stills: share of the clips that are photographs of several objects, as they are; the rest of the clips is
             made of photographs whose objects are set in motion.
         frames: lengths of clips, one of which is drawn for each step.
-        trains: ``all`` that is not NanoTrack's; ``boxes`` and their confidence, not the score map; or (of a
-            network whose ``compare`` is zero) what the ``confidence`` alone depends on: boxes stay as they are.
+        trains: ``all`` that is not NanoTrack's; or, of a network whose score map is NanoTrack's own, ``boxes`` and
+            their confidence, or the ``confidence`` alone. It decides whether a box's aspect is remembered
+            (``TRUSTED`` in ``models/dense_network.py``); else boxes on equal crops stay as they are.
         misled: share of the clips whose crops are put on something else after one of the frames.
         on_target: between these overlaps with the truth the wanted confidence rises from 0 to 1.
         place, confidence: weights of the score map's and the confidence's cross entropy, beside the box's 1.
@@ -116,8 +117,7 @@ class Material:
         rng = np.random.default_rng((recipe.seed, step))
         generator = torch.Generator().manual_seed(int(rng.integers(2**60)))
         frames = int(rng.choice(recipe.frames))
-        stills = round(recipe.clips * recipe.stills) if self.stills else 0
-        videos = round(recipe.clips * recipe.videos) if self.sprites is not None else recipe.clips - stills
+        videos, stills = self._shares(recipe)
         out: list[ClipGroup] = []
         if videos:
             out.append(VideoGroup(self.tracks, self.weights, rng, videos, frames))
@@ -126,6 +126,31 @@ class Material:
         if stills:
             out.append(StillGroup(self.stills, rng, stills, frames))
         return out
+
+    def _shares(self, recipe: ClosedLoopRecipe) -> tuple[int, int]:
+        """Clips of real video and stills; the rest is photographs in motion."""
+        clips, stills = recipe.clips, 0
+        if self.stills and recipe.stills > 0:
+            stills = clips if recipe.stills == 1 else max(1, round(clips * recipe.stills))
+        if self.sprites is None or recipe.videos + recipe.stills > 1 - 1e-9:
+            return clips - stills, stills
+        return min(round(clips * recipe.videos), clips - stills), stills
+
+
+def check_trainable(network: DenseSTTrack, recipe: ClosedLoopRecipe) -> None:
+    """Whether the part that the recipe names can be trained without moving what it wants to keep.
+
+    Raises:
+        UserError: the score map depends on it.
+    """
+    moved = any(bool(p.any()) for p in network.compare.parameters())
+    if recipe.trains == "boxes":
+        moved |= any(bool(p[0].any()) for p in network.refine.parameters())
+    if recipe.trains != "all" and moved:
+        raise UserError(
+            f'trains = "{recipe.trains}" is for a network whose score map is NanoTrack\'s own; the training would move '
+            'this one\'s choice among places: train "all"'
+        )
 
 
 def train(
@@ -152,11 +177,7 @@ def train(
         KeyboardInterrupt: Ctrl-C, SIGTERM or SIGHUP, saved after the step that was under way.
     """
     check_run_folder(folder, LOG, ("weights.safetensors",), CHECKPOINT)
-    if recipe.trains == "confidence" and bool(network.compare.weight.any() or network.compare.bias.any()):
-        raise UserError(
-            'trains = "confidence" would move the boxes of this network, whose score map depends on the temporal '
-            'query: train it with "boxes" or "all"'
-        )
+    check_trainable(network, recipe)
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / CHECKPOINT
     chosen = CONFIDENCE if recipe.trains == "confidence" else TRAINED
@@ -201,9 +222,8 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = rate
             groups = material.groups(recipe, step, network.config.search_size / network.config.search_factor)
-            terms = follow(
-                network, frozen, groups, np.random.default_rng((recipe.seed, step, 1)), recipe.misled
-            )
+            rng = np.random.default_rng((recipe.seed, step, 1))
+            terms = follow(network, frozen, groups, rng, recipe.misled, recipe.on_target)
             loss = terms.box + recipe.place * terms.place + recipe.confidence * terms.confidence
             optimizer.zero_grad(set_to_none=True)
             loss.backward()

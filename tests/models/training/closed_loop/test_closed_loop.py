@@ -23,6 +23,7 @@ from sttrack_deploy.models.training.clips.real.video_clips import Track
 from sttrack_deploy.models.training.closed_loop import clip_groups, following
 from sttrack_deploy.models.training.closed_loop.clip_groups import VideoGroup
 from sttrack_deploy.models.training.closed_loop.run import frozen_part, read_closed_loop
+from sttrack_deploy.models.training.closed_loop.stills import Still
 from sttrack_deploy.models.training.closed_loop.training import CHECKPOINT, ClosedLoopRecipe, Material, train
 
 CONFIG = dataclasses.replace(
@@ -159,10 +160,11 @@ def test_something_else_is_a_box_that_a_tracker_could_follow(network: DenseSTTra
     box = np.array([60.0, 50.0, 20.0, 10.0])
     corners, limits = np.array([10.0, 5.0, 100.0]), np.array([160.0, 120.0])
     kind = rng.random()
-    x, y, w, h = following._something_else(box, step, 0, corners, limits, np.random.default_rng(seed))
+    other = following._something_else(box, step, 0, corners, np.random.default_rng(seed))
+    x, y, w, h = following._within(other, limits)
     assert min(w, h) >= following.SMALLEST
-    assert -w <= x <= 160
-    assert -h <= y <= 120
+    assert 0 <= x + w / 2 <= 160
+    assert 0 <= y + h / 2 <= 120
     if kind < following.RIVAL:
         found = boxes[0].double().numpy().T * 100 + [10, 5, 10, 5]
         away = [float(iou((u, v, r - u, b - v), box)) == 0 for u, v, r, b in found]
@@ -172,18 +174,19 @@ def test_something_else_is_a_box_that_a_tracker_could_follow(network: DenseSTTra
         assert float(iou((x, y, w, h), box)) < 0.6
 
 
-def test_a_box_that_lies_on_something_else_is_not_stretched_towards_the_target(network: DenseSTTrack) -> None:
-    boxes = torch.tensor([[0.4, 0.4, 0.6, 0.6], [0.7, 0.7, 0.9, 0.9]], requires_grad=True)
-    places = network.window.numel()
-    logit = torch.zeros(2)
-    step = DenseStep(boxes, torch.sigmoid(logit), logit, torch.zeros(2, places), torch.zeros(2, 4, places))
-    target = torch.tensor([[0.38, 0.4, 0.6, 0.6]]).expand(2, 4)
-    _, found = losses.grade_dense(network, step, target, torch.tensor([True, True]), (0.3, 0.6))
-    found.box.sum().backward()
-    assert boxes.grad is not None
-    assert float(boxes.grad[0].abs().sum()) > 0
-    assert float(boxes.grad[1].abs().sum()) == 0
-    assert (found.confidence > 0).all()  # which is told what it should have said on both
+def test_a_box_that_lies_on_something_else_is_not_stretched_towards_the_target(
+    network: DenseSTTrack, material: Material, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of misled clips; others learn from every box that shares a crop with the target."""
+    frozen = frozen_part(network, lambda _: None)
+
+    def box_loss(misled: float, followed: float) -> float:
+        monkeypatch.setattr(following, "FOLLOWED", followed)
+        made = VideoGroup(material.tracks, material.weights, np.random.default_rng(1), 4, 8)
+        return float(following.follow(network, frozen, [made], np.random.default_rng(0), misled).box)
+
+    assert box_loss(0.0, -1.0) == box_loss(0.0, 2.0) > 0
+    assert box_loss(1.0, -1.0) > box_loss(1.0, 2.0) > 0  # up to the frame after which they are misled
 
 
 def test_box_loss_is_zero_for_the_same_box_and_grows_away_from_it() -> None:
@@ -245,16 +248,51 @@ def test_the_rest_of_the_network_stays_as_it_is(
     assert ("encoder" in changed) == ("refine" in changed) == (trains == "boxes")
 
 
-def test_a_confidence_that_boxes_depend_on_is_not_trained_alone(
-    network: DenseSTTrack, material: Material, tmp_path: Path
+@pytest.mark.parametrize(
+    ("trains", "layer"), [("confidence", "compare"), ("boxes", "compare"), ("boxes", "refine")]
+)
+def test_a_part_that_the_score_map_depends_on_is_not_trained_alone(
+    network: DenseSTTrack,
+    material: Material,
+    tmp_path: Path,
+    trains: Literal["boxes", "confidence"],
+    layer: str,
 ) -> None:
     copy = DenseSTTrack(CONFIG)
     copy.load_state_dict(network.state_dict())
-    torch.nn.init.ones_(copy.compare.bias)
-    recipe = dataclasses.replace(RECIPE, trains="confidence")
-    with pytest.raises(UserError, match=r'would move the boxes of this network.*"boxes" or "all"'):
+    torch.nn.init.ones_(copy.get_submodule(layer).bias)  # type: ignore[arg-type]
+    recipe = dataclasses.replace(RECIPE, trains=trains)
+    with pytest.raises(UserError, match=f'trains = "{trains}" is for a network whose score map'):
         train(copy, frozen_part(network, lambda _: None), material, recipe, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_the_wanted_confidence_reaches_the_training(
+    network: DenseSTTrack, material: Material, tmp_path: Path
+) -> None:
+    frozen, silent = frozen_part(network, lambda _: None), lambda _: None
+    learned = []
+    for name, on_target in (("low", (0.0, 0.1)), ("high", (0.8, 1.0))):
+        copy = DenseSTTrack(CONFIG)
+        copy.load_state_dict(network.state_dict())
+        recipe = dataclasses.replace(RECIPE, on_target=on_target)
+        learned.append(train(copy, frozen, material, recipe, tmp_path / name, report=silent)["verdict.bias"])
+    assert float(learned[0]) > float(learned[1])
+
+
+@pytest.mark.parametrize("clips", [1, 2, 3, 5, 7, 12])
+@pytest.mark.parametrize(
+    ("videos", "stills"), [(0.5, 0.5), (0.75, 0.25), (0.67, 0.0), (0.0, 1.0), (0.5, 0.34)]
+)
+def test_a_step_has_as_many_clips_as_the_recipe_says(
+    material: Material, clips: int, videos: float, stills: float
+) -> None:
+    with_stills = dataclasses.replace(material, stills=[Still(np.zeros(1, np.uint8), np.zeros((2, 4)))])
+    recipe = dataclasses.replace(RECIPE, clips=clips, videos=videos, stills=stills)
+    shown, still = with_stills._shares(recipe)
+    assert shown + still == clips  # there are no photographs in motion
+    assert (still > 0) == (stills > 0)
+    assert material._shares(recipe) == (clips, 0)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="there are no such signals on Windows")

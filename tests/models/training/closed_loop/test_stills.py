@@ -50,6 +50,30 @@ def test_photographs_of_two_objects_are_found(photographs: Path) -> None:
     assert still.boxes.tolist() == [[60, 60, 24, 24], [120, 80, 24, 24]]
 
 
+@pytest.mark.parametrize(
+    ("boxes", "kept"),
+    [
+        ("60 60 24 24;60 60 24 24", 0),  # the same object twice
+        ("60 60 24 24;120 80 24 24;1e12 80 24 24;-500 -500 24 24", 2),
+        ("60 60 24 24;190 80 24 24", 0),  # most of it outside
+        ("60 60 24 24;180 80 24 24", 2),
+        ("60 60 24 24;120 80 0 24;nan nan nan nan", None),
+        ("60 60 24 24;0 0 200 160", 0),  # the whole picture
+    ],
+)
+def test_boxes_that_show_no_object_are_left_out(photographs: Path, boxes: str, kept: int | None) -> None:
+    (photographs / "index.csv").write_text(LINE + f"two.png,a,200,160,{boxes},\n")
+    if kept is None:
+        with pytest.raises(UserError, match="is not four numbers"):
+            read_stills(photographs)
+        return
+    found = read_stills(photographs)
+    assert [len(still.boxes) for still in found] == ([kept] if kept else [])
+    for still in found:
+        assert (still.boxes[:, :2] >= 0).all()
+        assert (still.boxes[:, :2] + still.boxes[:, 2:] <= (200, 160)).all()
+
+
 def test_a_damaged_photograph_is_named(photographs: Path) -> None:
     (photographs / "two.png").write_bytes(b"no picture")
     with pytest.raises(UserError, match=r"two\.png, named in index\.csv, cannot be read"):
@@ -72,9 +96,10 @@ def test_target_and_rival_stay_what_they_are(photographs: Path, monkeypatch: pyt
             targets.add(own)
             for frame in range(6):
                 for boxes, color in ((group.boxes, own), (group.rivals[clip][:1].repeat(2, 0), other)):
-                    windows = [crop_window(b.tolist(), 2.0) for b in boxes[:, frame].astype(float)]
+                    shown = np.nan_to_num(boxes[:, frame].astype(float), nan=20.0)
+                    windows = [crop_window(b.tolist(), 2.0) for b in shown]
                     inside = 0 < windows[clip].x1 + windows[clip].side / 2 < 200
-                    if inside and group.visible[clip, frame]:
+                    if np.isfinite(boxes[:, frame]).all() and inside and group.visible[clip, frame]:
                         assert color_in(group.look(frame, windows, 64).pixels[clip]) == color
     assert targets == {"red", "blue"}
 
@@ -133,5 +158,5 @@ def test_stills_that_are_not_there_are_told(photographs: Path, tmp_path: Path) -
     assert len(made.stills) == 1
     assert not load_material(photographs, [folder], tmp_path / "bank.npz").stills
     (photographs / "index.csv").write_text(LINE + "one.png,a,200,160,60 60 24 24,\n")
-    with pytest.raises(UserError, match="shows two objects: leave stills out of the recipe"):
+    with pytest.raises(UserError, match="shows two objects apart: leave stills out of the recipe"):
         load_material(photographs, [folder], tmp_path / "bank.npz", stills=True)

@@ -40,7 +40,15 @@ from sttrack_deploy.models.training.clips.synthetic.sprites import (
 )
 from sttrack_deploy.records import parse_number, read_text
 
-__all__ = ["ImageBank", "Split", "SpriteSampler", "load_image_bank", "parse_boxes", "read_index"]
+__all__ = [
+    "ImageBank",
+    "Split",
+    "SpriteSampler",
+    "load_image_bank",
+    "parse_boxes",
+    "read_image",
+    "read_index",
+]
 
 
 Split = Literal["train", "val"]
@@ -199,7 +207,13 @@ def _read_row(
 ) -> tuple[UInt8Array, list[BoxArray], list[Sprite]]:
     """One photograph, its published boxes, and its sprites; the same whatever else is read."""
     image, scale = _read_image(folder / row["path"], side)
-    boxes = parse_boxes(folder, row, scale)
+    height, width = image.shape[:2]
+    # What lies outside the picture is no object of it.
+    boxes = [
+        (x, y, w, h)
+        for x, y, w, h in parse_boxes(folder, row, scale)
+        if x < width and y < height and x + w > 0 and y + h > 0
+    ]
     return (
         image,
         boxes,
@@ -234,16 +248,25 @@ def _cut(
 
 def _read_image(path: Path, side: int) -> tuple[UInt8Array, float]:
     """RGB image no larger than ``side`` and the factor it was shrunk by."""
-    raw = _decoded(path, cv2.IMREAD_COLOR)
-    if raw is None:
-        raise UserError(f"the image {path}, named in index.csv, cannot be read")
-    image = cv2.cvtColor(raw, cv2.COLOR_BGR2RGB)
+    image = cv2.cvtColor(read_image(path), cv2.COLOR_BGR2RGB)
     height, width = image.shape[:2]
     scale = min(1.0, side / max(height, width))
     if scale < 1:
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
         image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     return np.asarray(image, np.uint8), scale
+
+
+def read_image(path: Path) -> UInt8Array:
+    """A photograph of the index, BGR.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    image = _decoded(path, cv2.IMREAD_COLOR)
+    if image is None:
+        raise UserError(f"the image {path}, named in index.csv, cannot be read")
+    return image
 
 
 def _decoded(path: Path, how: int) -> UInt8Array | None:
