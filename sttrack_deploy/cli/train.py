@@ -14,11 +14,13 @@ import click
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
 
+from sttrack_deploy.bundle import open_bundle
 from sttrack_deploy.errors import MissingDependencyError, UsageError, UserError
 from sttrack_deploy.files import check_folder
 from sttrack_deploy.locks import alone_in
 from sttrack_deploy.models.training.material import LAYOUTS, load_material
 from sttrack_deploy.terminal.help import GroupedCommand, heading
+from sttrack_deploy.terminal.options import policy_options
 from sttrack_deploy.terminal.program import INTERRUPTED, command, console, say
 from sttrack_deploy.terminal.types import FILE, FOLDER, MOST_FRAMES, THREADS, Integer, Number
 
@@ -259,7 +261,12 @@ def _train_closed_loop(
     say(
         f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB, averaged weights), {out / CHECKPOINT}, {out / 'log.csv'}"
     )
-    say(f"next: sttrack-export --checkpoint {shlex.quote(str(path))} --out export/{model.name}")
+    shipped = open_bundle(verify=False).manifest
+    policy = policy_options(shipped.tracking) if shipped.model["name"] == model.name else []
+    wanted = " ".join(
+        ("", *policy)
+    )  # what the network was trained for; else nothing is smoothed, held or corrected
+    say(f"next: sttrack-export --checkpoint {shlex.quote(str(path))} --out export/my-{model.name}{wanted}")
 
 
 def _places(given: tuple[str, ...]) -> dict[str, Path]:

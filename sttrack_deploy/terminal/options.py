@@ -20,7 +20,7 @@ from sttrack_deploy.errors import UsageError, UserError
 from sttrack_deploy.files import check_file, check_folder, made_here
 from sttrack_deploy.output_file import check_outputs, is_within
 from sttrack_deploy.plotting import drawing
-from sttrack_deploy.policy import PolicyChanges
+from sttrack_deploy.policy import PolicyChanges, TrackingPolicy
 from sttrack_deploy.terminal.help import under
 from sttrack_deploy.terminal.program import say
 from sttrack_deploy.terminal.types import FOLDER, MOST_FRAMES, PATH, THREADS, Integer, NamedPath, Number
@@ -45,6 +45,7 @@ __all__ = [
     "json_option",
     "load_sequences",
     "overwrite_option",
+    "policy_options",
     "subject_options",
     "threads_option",
     "tracking_options",
@@ -170,6 +171,17 @@ def tracking_options(function: F) -> F:
         )
 
     return under("Tracking", *_TRACKING_OPTIONS, more=True)(gathered)  # type: ignore[return-value]
+
+
+def policy_options(policy: TrackingPolicy) -> list[str]:
+    """The options of :func:`tracking_options` that make of the default policy this one."""
+    given, default = (dataclasses.asdict(p) for p in (policy, TrackingPolicy()))
+    names = [spec.name for spec in dataclasses.fields(PolicyChanges)]
+    changed = {name: given[name] for name in names if given[name] != default[name]}
+    return [
+        "--recover" if name == "recovery" else f"--{name.replace('_', '-')} {value:g}"
+        for name, value in changed.items()
+    ]
 
 
 json_option = under(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import os
 import re
@@ -17,9 +18,12 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from sttrack_deploy.bundle import open_bundle
 from sttrack_deploy.errors import UserError
+from sttrack_deploy.policy import PolicyChanges, TrackingPolicy
 from sttrack_deploy.records import parse_toml
 from sttrack_deploy.terminal.help import GroupedCommand, heading, heading_of, under
+from sttrack_deploy.terminal.options import policy_options, tracking_options
 from sttrack_deploy.terminal.program import command
 from sttrack_deploy.terminal.types import MOST_FRAMES, THREADS, Integer, NamedPath, Number
 
@@ -314,3 +318,20 @@ def test_a_date_that_is_none(epoch: str, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("SOURCE_DATE_EPOCH", epoch)
     with pytest.raises(UserError, match="is not a time in seconds since 1970"):
         reports._now()
+
+
+def test_a_policy_comes_back_from_its_options() -> None:
+    """What training prints to export with makes the policy of the included bundle."""
+    seen: list[PolicyChanges] = []
+
+    @click.command()
+    @tracking_options
+    def export(changes: PolicyChanges) -> None:
+        seen.append(changes)
+
+    policy = open_bundle(verify=False).manifest.tracking
+    words = " ".join(policy_options(policy)).split()
+    assert CliRunner().invoke(export, words).exit_code == 0
+    made = TrackingPolicy().override(seen[0])
+    assert dataclasses.replace(made, growth=policy.growth) == policy  # which has no option
+    assert policy_options(TrackingPolicy()) == []
