@@ -96,8 +96,8 @@ def summarize(runs: list[Run], base: list[Run], sources: list[str]) -> dict[str,
     names, group = np.unique(sources, return_inverse=True)
     total, count = np.bincount(group, gain), np.bincount(group)
     low = high = math.nan  # one source says nothing of others
-    draws = np.random.default_rng(0).integers(0, len(names), (2000, len(names)))
     if len(names) > 1:
+        draws = np.random.default_rng(0).integers(0, len(names), (2000, len(names)))
         low, high = np.quantile(total[draws].sum(axis=1) / count[draws].sum(axis=1), (0.025, 0.975))
     off, on = overlap < BAD_IOU, overlap > GOOD_IOU
     return {

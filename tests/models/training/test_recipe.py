@@ -10,7 +10,7 @@ from sttrack_deploy.errors import UserError
 from sttrack_deploy.models.config import PRESETS
 from sttrack_deploy.models.training.recipe import Recipe, read_recipe
 
-SHELF = Path(__file__).resolve().parents[3] / "models"
+MODELS = Path(__file__).resolve().parents[3] / "models"
 
 
 def read(tmp_path: Path, text: str) -> Recipe:
@@ -115,12 +115,12 @@ def test_a_missing_recipe(tmp_path: Path) -> None:
     ("folder", "name"), [("sttrack-nano", "sttrack-plain"), ("sttrack-r50", "sttrack-r50")]
 )
 def test_the_folders_hold_recipes_of_the_presets(folder: str, name: str) -> None:
-    assert read_recipe(SHELF / folder / "recipe.toml").model.backbone == PRESETS[name].backbone
+    assert read_recipe(MODELS / folder / "recipe.toml").model.backbone == PRESETS[name].backbone
 
 
 def test_the_published_recipe_is_the_published_one() -> None:
     """experiments/sttrack/baseline.yaml and lib/train of the published code."""
-    recipe = read_recipe(SHELF / "sttrack-r50" / "recipe.toml")
+    recipe = read_recipe(MODELS / "sttrack-r50" / "recipe.toml")
     o, losses = recipe.optimizer, recipe.losses
     assert (o.learning_rate, o.rates, o.weight_decay, o.decay_on) == (1e-4, {"backbone": 0.1}, 1e-4, "all")
     assert (o.clip_norm, o.warmup, o.schedule, o.drop_at, o.drop_factor) == (0.1, 0, "step", 0.8, 0.1)

@@ -29,7 +29,7 @@ from sttrack_deploy.models.training.training_log import CURVES, LogLine, read_lo
 from sttrack_deploy.models.training.validation import STRIP, SimilarityProbe, forward_clip
 from sttrack_deploy.models.weights import load_weights
 
-SHELF = Path(__file__).parents[3] / "models"
+MODELS = Path(__file__).parents[3] / "models"
 GEOMETRY = ClipGeometry(TINY.template_size, 2.0, TINY.search_size, 4.0, 16)
 
 
@@ -114,7 +114,7 @@ def test_it_learns_what_it_is_shown(bank: ImageBank, tmp_path: Path) -> None:
 
 def test_the_shipped_recipe_cut_short_learns(bank: ImageBank, tmp_path: Path) -> None:
     """Its network and losses, a minute's worth: the loss falls, and clips that were not trained on are found."""
-    whole = read_recipe(SHELF / "sttrack-nano" / "recipe.toml")
+    whole = read_recipe(MODELS / "sttrack-nano" / "recipe.toml")
     recipe = dataclasses.replace(
         whole,
         data=dataclasses.replace(whole.data, frames=2, clips=4),

@@ -6,6 +6,7 @@ moving copies of the target pasted into some clips, and photographs set in motio
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -67,7 +68,9 @@ class ClipGroup(Protocol):
     boxes: FloatArray
     visible: npt.NDArray[np.bool_]
     limits: FloatArray
-    rivals: Sequence[npt.NDArray[np.float64]]
+
+    @property
+    def rivals(self) -> Sequence[npt.NDArray[np.float64]]: ...
 
     def look(self, frame: int, windows: Sequence[CropWindow], size: int) -> Views:
         """The crops of one frame, one window a clip."""
@@ -139,6 +142,7 @@ class VideoGroup:
     ) -> None:
         self._rng = rng
         chosen = rng.choice(len(tracks), clips, p=weights)
+        self._all_tracks = tracks
         self._tracks = [tracks[int(i)] for i in chosen]
         self._frames = np.stack([_moments(track, rng, frames) for track in self._tracks])
         self.boxes = np.stack(
@@ -151,7 +155,6 @@ class VideoGroup:
         flip = self._mirrored
         self.boxes[flip, :, 0] = self.limits[flip, None, 0] - self.boxes[flip, :, 0] - self.boxes[flip, :, 2]
         self.visible = np.ones(self.boxes.shape[:2], np.bool_)
-        self.rivals: Sequence[npt.NDArray[np.float64]] = [self._others(tracks, i) for i in range(clips)]
         self._passers = [self._companions(i) for i in range(clips)]
 
     def look(self, frame: int, windows: Sequence[CropWindow], size: int) -> Views:
@@ -203,12 +206,17 @@ class VideoGroup:
                 self.visible[clip, 1:] &= (1.0 - scale**2 * np.clip(1 - far, 0, 1))[1:] > HIDDEN
         return passers
 
-    def _others(self, tracks: Sequence[Track], clip: int) -> npt.NDArray[np.float64]:
+    @functools.cached_property
+    def rivals(self) -> Sequence[npt.NDArray[np.float64]]:
+        """See :class:`ClipGroup`; made when asked for, since most training does not."""
+        return [self._others(clip) for clip in range(len(self._tracks))]
+
+    def _others(self, clip: int) -> npt.NDArray[np.float64]:
         """The boxes of the other tracks of the same video."""
         track = self._tracks[clip]
         number = np.array(track.number)[self._frames[clip]]
         found = []
-        for other in tracks:
+        for other in self._all_tracks:
             if other is not track and other.video == track.video:
                 known = dict(zip(other.number, other.boxes, strict=True))
                 unknown = np.full(4, np.nan)

@@ -100,7 +100,7 @@ def follow(
     truth = np.concatenate([w.boxes for w in groups]).astype(np.float64)
     visible = np.concatenate([w.visible for w in groups])
     limits = np.concatenate([w.limits for w in groups]).astype(np.float64)
-    rivals = [boxes for w in groups for boxes in w.rivals]
+    rivals = [boxes for w in groups for boxes in w.rivals] if misled > 0 else []
     clips, frames = truth.shape[:2]
     device = network.query_embed.device
     template = _look(groups, 0, [_template_window(b, c) for b in truth[:, 0]], c.template_size)
@@ -138,11 +138,10 @@ def follow(
         correct.append(float(((step.confidence.detach() > 0.5) == on).float().mean()))
         _move_on(at, step, corners, truth[:, frame], inside | ~visible[:, frame], limits, rng)
         for clip in np.flatnonzero(misled_after == frame):
-            if (rival := _rival(rivals[clip][:, frame], truth[clip, frame], rng)) is not None:
-                at.box[clip] = rival
-            else:
-                at.box[clip] = _something_else(at.box[clip], step, int(clip), corners[clip], rng)
-            at.box[clip] = _within(at.box[clip], limits[clip])
+            other = _rival(rivals[clip][:, frame], truth[clip, frame], rng)
+            if other is None:
+                other = _something_else(at.box[clip], step, int(clip), corners[clip], rng)
+            at.box[clip] = _within(other[:2] + other[2:] / 2, other[2:], limits[clip])
             at.lost[clip] = -int(rng.integers(LONGEST_MISLED + 1))
     held_count = max(1, sum(len(o) for o in overlaps))
     total = clips * (frames - 1)
@@ -207,11 +206,10 @@ def _something_else(
     return np.concatenate((box[:2] + box[2:] / 2 + shift - size / 2, size))
 
 
-def _within(box: FloatArray, limits: FloatArray) -> FloatArray:
-    """The box with its middle in the frame and its size no larger."""
-    size = np.clip(box[2:], SMALLEST, limits)
-    middle = np.clip(box[:2] + box[2:] / 2, 0, limits)
-    return np.concatenate((middle - size / 2, size))
+def _within(middle: FloatArray, size: FloatArray, limits: FloatArray) -> FloatArray:
+    """Boxes ``(..., 4)`` with their middles in the frame, no larger than it and no smaller than ``SMALLEST``."""
+    size, middle = np.clip(size, SMALLEST, limits), np.clip(middle, 0, limits)
+    return np.concatenate((middle - size / 2, size), -1)
 
 
 def _look(groups: Sequence[ClipGroup], frame: int, windows: Sequence[CropWindow], size: int) -> Views:
@@ -266,9 +264,7 @@ def _move_on(
     middle = (box[:, :2] + box[:, 2:]) / 2 * side[:, None] + np.stack((left, top), 1)
     size = np.maximum((box[:, 2:] - box[:, :2]) * side[:, None], 1.0)
     size = at.box[:, 2:] + (size - at.box[:, 2:]) * SIZE_RATE * confidence
-    size = np.clip(size, SMALLEST, limits)
-    middle = np.clip(middle, 0, limits)
-    at.box = np.concatenate((middle - size / 2, size), 1)
+    at.box = _within(middle, size, limits)
     at.lost = np.where(well, 0, at.lost + 1)
     again = at.lost >= LOST_AFTER
     if again.any():

@@ -1,7 +1,7 @@
 """Photographs of several objects as clips without any motion but the camera's: real look-alikes, thousands of them.
 
-Annotated video shows few targets, most of them alone. A photograph of a crowd, a herd or a shelf shows many that belong
-to one kind, each at its place, and nothing is pasted.
+Annotated video shows few targets, most of them alone. A photograph of a crowd, a herd or a market stall shows many that
+belong to one kind, each at its place, and nothing is pasted.
 """
 
 from __future__ import annotations
@@ -17,11 +17,7 @@ import numpy.typing as npt
 from sttrack_deploy.cropping import cut_window
 from sttrack_deploy.geometry import CropWindow, iou
 from sttrack_deploy.models.training.clips.synthetic.image_bank import parse_boxes, read_image, read_index
-from sttrack_deploy.models.training.closed_loop.clip_groups import (
-    UInt8Array,
-    VideoLook,
-    Views,
-)
+from sttrack_deploy.models.training.closed_loop.clip_groups import VideoLook, Views
 
 __all__ = ["Still", "StillGroup", "read_stills"]
 
@@ -42,11 +38,11 @@ class Still:
     """A photograph with several objects.
 
     Attributes:
-        data: the image file, uint8 ``(bytes,)``.
+        path: the image file.
         boxes: float64 ``(k, 4)``, x, y, w, h in pixels, two or more.
     """
 
-    data: UInt8Array
+    path: Path
     boxes: npt.NDArray[np.float64]
 
 
@@ -65,7 +61,8 @@ def read_stills(folder: Path, limit: int | None = None) -> list[Still]:
         given = np.array(parse_boxes(folder, row, 1.0), np.float64).reshape(-1, 4)
         if len(given) < 2:
             continue
-        height, width = read_image(folder / row["path"]).shape[:2]
+        path = folder / row["path"]
+        height, width = read_image(path).shape[:2]
         low = np.clip(given[:, :2], 0, (width, height))
         high = np.clip(given[:, :2] + given[:, 2:], 0, (width, height))
         boxes = np.concatenate((low, high - low), 1)
@@ -76,7 +73,7 @@ def read_stills(folder: Path, limit: int | None = None) -> list[Still]:
         alone = [bool((iou(boxes, box) >= APART).all()) for box in boxes]
         boxes = boxes[~np.array(alone, np.bool_)]
         if len(boxes) >= 2:
-            stills.append(Still(np.frombuffer((folder / row["path"]).read_bytes(), np.uint8), boxes))
+            stills.append(Still(path, boxes))
     return stills
 
 
@@ -91,7 +88,7 @@ class StillGroup:
 
     def __init__(self, stills: Sequence[Still], rng: np.random.Generator, clips: int, frames: int) -> None:
         chosen = [stills[int(i)] for i in rng.integers(len(stills), size=clips)]
-        self._pictures = [_decoded(still) for still in chosen]
+        self._pictures = [read_image(still.path) for still in chosen]
         self._look = VideoLook(rng, clips, frames + 1)
         self.limits = np.array([p.shape[1::-1] for p in self._pictures], np.float32)
         self._maps = np.stack([_camera(rng, frames + 1) for _ in chosen])
@@ -132,12 +129,6 @@ class StillGroup:
             pixels.append(self._look.degraded(crop.patch, clip, frame))
             masks.append(crop.mask)
         return Views(np.stack(pixels), np.stack(masks))
-
-
-def _decoded(still: Still) -> UInt8Array:
-    picture = cv2.imdecode(still.data, cv2.IMREAD_COLOR)
-    assert picture is not None
-    return np.asarray(picture, np.uint8)
 
 
 def _camera(rng: np.random.Generator, frames: int) -> npt.NDArray[np.float64]:

@@ -173,7 +173,7 @@ def train(
         until: stop, saved, after this step.
 
     Raises:
-        UserError: the network is not one whose confidence can be trained alone, as the recipe says.
+        UserError: the recipe's part of this network cannot be trained alone.
         KeyboardInterrupt: Ctrl-C, SIGTERM or SIGHUP, saved after the step that was under way.
     """
     check_run_folder(folder, LOG, ("weights.safetensors",), CHECKPOINT)

@@ -161,7 +161,7 @@ def test_something_else_is_a_box_that_a_tracker_could_follow(network: DenseSTTra
     corners, limits = np.array([10.0, 5.0, 100.0]), np.array([160.0, 120.0])
     kind = rng.random()
     other = following._something_else(box, step, 0, corners, np.random.default_rng(seed))
-    x, y, w, h = following._within(other, limits)
+    x, y, w, h = following._within(other[:2] + other[2:] / 2, other[2:], limits)
     assert min(w, h) >= following.SMALLEST
     assert 0 <= x + w / 2 <= 160
     assert 0 <= y + h / 2 <= 120
@@ -287,7 +287,7 @@ def test_the_wanted_confidence_reaches_the_training(
 def test_a_step_has_as_many_clips_as_the_recipe_says(
     material: Material, clips: int, videos: float, stills: float
 ) -> None:
-    with_stills = dataclasses.replace(material, stills=[Still(np.zeros(1, np.uint8), np.zeros((2, 4)))])
+    with_stills = dataclasses.replace(material, stills=[Still(Path("none.png"), np.zeros((2, 4)))])
     recipe = dataclasses.replace(RECIPE, clips=clips, videos=videos, stills=stills)
     shown, still = with_stills._shares(recipe)
     assert shown + still == clips  # there are no photographs in motion
